@@ -1,0 +1,167 @@
+"""What a search leaves behind while it runs: the genotype file and TensorBoard's pictures."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning
+import torch
+import torchvision
+import yaml
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import supernet
+from supernet.data import ImageData
+from supernet.module import SearchModule
+from supernet.plot import draw_cell, heat_map
+
+
+def versions() -> dict[str, str]:
+    """Versions and hardware that a measured figure depends on."""
+    return {
+        "supernet": supernet.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "pytorch_lightning": pytorch_lightning.__version__,
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+    }
+
+
+def run_dir(trainer: Trainer) -> Path:
+    """The folder in which a run keeps its files."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class GenotypeExport(Callback):
+    """Writes ``genotype.json`` into the folder of the run whenever a cell is derived, and at the end."""
+
+    def __init__(self) -> None:
+        self._derived_in: int | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the cell of this epoch."""
+        assert isinstance(pl_module, SearchModule)
+        if pl_module.genotype is not None and trainer.is_global_zero and not trainer.sanity_checking:
+            self._derived_in = trainer.current_epoch
+            pl_module.genotype.save(run_dir(trainer) / "genotype.json", provenance(trainer, pl_module))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In the last epoch, derive now if its validation did not."""
+        assert isinstance(pl_module, SearchModule)
+        if trainer.current_epoch + 1 == trainer.max_epochs and self._derived_in != trainer.current_epoch:
+            pl_module.eval()
+            pl_module.derive()
+            pl_module.train()
+            self.on_validation_end(trainer, pl_module)
+
+
+def provenance(trainer: Trainer, module: SearchModule) -> dict[str, Any]:
+    """Where a genotype comes from: strategy, seed, data set, cost, metrics, versions and hardware."""
+    assert module.genotype is not None
+    data = getattr(trainer, "datamodule", None)
+    record = module.record()
+    del record["genotype"]
+    return {
+        **record,
+        "seed": torch.initial_seed(),
+        "data": data.name if isinstance(data, ImageData) else None,
+        "skeleton": {**module.skeleton, "image_shape": list(module.image_shape)},
+        "cost": module.cost(module.genotype)._asdict(),
+        "versions": versions(),
+    }
+
+
+class SearchPictures(Callback):
+    """Sends TensorBoard what the losses do not show: probabilities, entropy, the derived cell and its cost.
+
+    Args:
+        max_heat_maps: how many heat maps a run keeps at most; each shows the whole time up to its epoch.
+    """
+
+    def __init__(self, max_heat_maps: int = 20) -> None:
+        self.max_heat_maps = max_heat_maps
+        self.epochs: list[int] = []
+        self.history: list[NDArray[np.float32]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the configuration as text."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            text = yaml.safe_dump(_plain(pl_module.hparams), sort_keys=False)
+            trainer.logger.experiment.add_text("hyperparameters", f"```yaml\n{text}```")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the throughput."""
+        self._images, self._started = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of both halves."""
+        self._images += sum(len(labels) for _, labels in batch.values())
+        if trainer.is_last_batch:
+            pl_module.log("images_per_second", self._images / (time.perf_counter() - self._started))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probabilities, entropy, the strategy's own values, the derived cell and its cost."""
+        assert isinstance(pl_module, SearchModule)
+        logger = trainer.logger
+        if trainer.sanity_checking or pl_module.genotype is None or not isinstance(logger, TensorBoardLogger):
+            return
+        step = trainer.fit_loop.total_batch_idx
+        probabilities = pl_module.search.probabilities().float().cpu()
+        rows = probabilities / probabilities.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        space, cost = pl_module.supernet.space, pl_module.cost(pl_module.genotype)
+        scalars = {
+            "arch/entropy": float(torch.special.entr(rows).sum(dim=1).mean()),
+            "derived/params": cost.params,
+            "derived/macs": cost.macs,
+            **{f"arch/{name}": value for name, value in pl_module.search.scalars().items()},
+        }
+        for (target, source), row in zip(space.edges, probabilities.tolist(), strict=True):
+            for op, value in zip(space.ops, row, strict=True):
+                scalars[f"edge_{source}_to_{target}/{op}"] = value
+        logger.log_metrics(scalars, step=step)
+        self.epochs.append(trainer.current_epoch)
+        self.history.append(probabilities.numpy())
+        title = f"epoch {trainer.current_epoch}: {pl_module.genotype}"
+        logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype, title), step)
+        if self._is_time_for_a_map(trainer):
+            logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)
+
+    def _is_time_for_a_map(self, trainer: Trainer) -> bool:
+        last = trainer.max_epochs or 1
+        moments = max(1, -(-last // (self.max_heat_maps * trainer.check_val_every_n_epoch or 1)))
+        return len(self.history) % moments == 0 or trainer.current_epoch + trainer.check_val_every_n_epoch >= last
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fill the table of hyperparameters with the last accuracies."""
+        final = {
+            name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
+        if isinstance(trainer.logger, TensorBoardLogger) and final:
+            trainer.logger.log_hyperparams(_plain(pl_module.hparams), final)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probabilities so far: the heat map of a resumed run shows the whole time."""
+        return {"epochs": self.epochs, "history": [torch.from_numpy(moment) for moment in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.epochs = list(state_dict["epochs"])
+        self.history = [moment.numpy() for moment in state_dict["history"]]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - walks any nested value
+    """Nested hyperparameters as plain containers, numbers and text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

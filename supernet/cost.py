@@ -1,0 +1,68 @@
+"""What a cell costs once it is a network: parameters and multiply-accumulates, in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.network import check_skeleton
+from supernet.ops import CONVOLUTIONS, check_ops
+
+
+class Cost(NamedTuple):
+    """Cost of one network."""
+
+    params: int
+    """Number of parameters; edges that cannot reach the output count, as in the published figures."""
+    macs: int
+    """Multiply-accumulates for one image, convolutions and the classifier only, as in the published figures."""
+
+    def __str__(self) -> str:
+        return f"{self.params / 1e6:.3f} M parameters, {self.macs / 1e6:.2f} M MACs"
+
+
+def cost(
+    genotype: Genotype,
+    channels: int = 16,
+    num_cells: int = 5,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+) -> Cost:
+    """The cost of ``Network(genotype, ...)`` for images of a shape (channels, height, width).
+
+    For the defaults this is ``73,306 + 243,040 n3 + 28,000 n1`` parameters with n3 and n1 the numbers of 3x3 and
+    1x1 convolutions, and ``7.78305 + 35.38944 n3 + 3.93216 n1`` million multiply-accumulates.
+
+    Raises:
+        SupernetError: such a network cannot be built, or the two reductions do not divide the image.
+
+    >>> print(cost(Genotype.from_index(11472)))
+    0.559 M parameters, 78.56 M MACs
+    """
+    image_channels, height, width = image_shape
+    check_ops(genotype.ops)
+    check_skeleton(channels=channels, num_cells=num_cells, num_classes=num_classes, image_channels=image_channels)
+    if height < 4 or width < 4 or height % 4 or width % 4:
+        raise SupernetError(
+            f"image height and width must be multiples of 4, because the network halves them twice,"
+            f" got {height} x {width}; resize or pad the images"
+        )
+    pixels = height * width
+    stem = image_channels * channels * 9
+    params = stem + 2 * channels
+    macs = stem * pixels
+    for stage in range(3):
+        wide = channels * 2**stage
+        if stage:
+            pixels //= 4
+            reduction = 9 * (wide // 2) * wide + 9 * wide * wide + (wide // 2) * wide
+            params += reduction + 2 * (2 * wide)
+            macs += reduction * pixels
+        for op in genotype.ops:
+            if op in CONVOLUTIONS:
+                kernel = CONVOLUTIONS[op] ** 2 * wide * wide
+                params += num_cells * (kernel + 2 * wide)
+                macs += num_cells * kernel * pixels
+    classifier = 4 * channels * num_classes
+    return Cost(params + 2 * (4 * channels) + classifier + num_classes, macs + classifier)

@@ -1,0 +1,17 @@
+"""Images for searching and for final training, held in memory."""
+
+from supernet.data.augment import Normalise, crop_flip
+from supernet.data.images import DATA_SETS, ImageSet, describe, halves
+from supernet.data.modules import ImageData, RetrainData, SearchData
+
+__all__ = [
+    "DATA_SETS",
+    "ImageData",
+    "ImageSet",
+    "Normalise",
+    "RetrainData",
+    "SearchData",
+    "crop_flip",
+    "describe",
+    "halves",
+]

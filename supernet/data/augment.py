@@ -1,0 +1,64 @@
+"""Batched augmentation: one draw for every image, on whatever device the batch lives.
+
+Shapes: a batch is (B, C, H, W), uint8 values 0 to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crops of the zero-padded images and random horizontal flips, drawn for each image.
+
+    The draws come from a generator on the host, so that every device sees the same images.
+
+    Args:
+        images: shape (B, C, H, W), any dtype.
+        padding: black pixels added on each side before an H x W crop is taken; 0 turns cropping off.
+        flip: whether half of the images are mirrored.
+        generator: source of the draws, on the host.
+
+    Returns:
+        A batch of the same shape and dtype.
+    """
+    batch, _, height, width = images.shape
+    draws = torch.stack(
+        [
+            torch.randint(2 * padding + 1, (batch,), generator=generator),
+            torch.randint(2 * padding + 1, (batch,), generator=generator),
+            torch.randint(2, (batch,), generator=generator) * int(flip),
+        ]
+    ).to(images.device, non_blocking=True)
+    top, left, mirrored = draws[:, :, None]
+    rows = top + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    columns = left + torch.where(mirrored > 0, columns.flip(0), columns)
+    padded = F.pad(images, (padding,) * 4)
+    which = torch.arange(batch, device=images.device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+class Normalise(nn.Module):
+    """Images to floats of zero mean and unit deviation: ``(images - mean) / std``, channel by channel.
+
+    Args:
+        mean: mean of each channel, 0 to 255.
+        std: standard deviation of each channel, 0 to 255.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images, shape (B, C, H, W), of images with values 0 to 255."""
+        return (images.float() - self.mean) / self.std

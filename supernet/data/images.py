@@ -1,0 +1,225 @@
+"""The data sets: what is known of each, and how its images come into memory as uint8 tensors.
+
+Shapes: N images of C channels, height H and width W.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+
+from supernet.errors import SupernetError, nearest
+
+
+class ImageSet(NamedTuple):
+    """Images and their classes."""
+
+    images: Tensor
+    """uint8, shape (N, C, H, W)."""
+    labels: Tensor
+    """int64, shape (N,), classes numbered from 0."""
+
+    def subset(self, indices: list[int]) -> ImageSet:
+        """The images with these positions, in this order."""
+        chosen = torch.tensor(indices, dtype=torch.long)
+        return ImageSet(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set before its images are read.
+
+    Args:
+        load: ``load(root, download)`` returns the training and the test images.
+        num_classes: number of classes.
+        image_shape: channels, height and width.
+        padding: black pixels around an image before it is cropped for training.
+        flip: whether a mirrored image still shows its class.
+        mean: mean of each channel over the training images, 0 to 255; None is computed from them.
+        std: standard deviation of each channel, likewise.
+    """
+
+    load: Callable[[Path, bool], tuple[ImageSet, ImageSet]]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    padding: int
+    flip: bool
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def halves(num_images: int) -> tuple[list[int], list[int]]:
+    """Positions of the images that train the network and of those that train the architecture.
+
+    For 50,000 images this is NAS-Bench-201's official split of CIFAR-10; other sets are split by the same rule.
+
+    >>> [part[:4] for part in halves(50_000)]
+    [[0, 5, 7, 11], [1, 2, 3, 4]]
+    """
+    order = list(range(num_images))
+    random.Random(1021).shuffle(order)
+    return sorted(order[: num_images // 2]), sorted(order[num_images // 2 :])
+
+
+def describe(name: str, root: Path, image_size: int) -> DataSet:
+    """Look a data set up by name; ``folder`` is described by what lies under ``root``.
+
+    Raises:
+        SupernetError: no data set has this name, or the folder is missing, empty or of the wrong shape.
+    """
+    if name == "folder":
+        return _describe_folder(root, image_size)
+    if name not in DATA_SETS:
+        raise SupernetError(f"unknown data set {name!r}: {nearest(name, [*DATA_SETS, 'folder'])}")
+    return DATA_SETS[name]
+
+
+def _digits(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
+    """1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries; a fifth of them are the test set."""
+    digits = load_digits()
+    pixels = torch.from_numpy(digits.images * 15).to(torch.uint8)[:, None]  # 0..16 becomes 0..240
+    everything = ImageSet(pixels, torch.from_numpy(digits.target).long())
+    order = list(range(len(pixels)))
+    random.Random(1021).shuffle(order)
+    fifth = len(order) // 5
+    return everything.subset(order[fifth:]), everything.subset(order[:fifth])
+
+
+def _cifar(kind: type[CIFAR10]) -> Callable[[Path, bool], tuple[ImageSet, ImageSet]]:
+    def load(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
+        try:
+            parts = [kind(root, train=train, download=download) for train in (True, False)]
+        except (OSError, RuntimeError) as error:
+            raise SupernetError(
+                f"no intact {kind.base_folder} under {root.resolve()}; pass --data.download true to fetch it, or"
+                f" --data.root with the folder that holds {kind.base_folder} ({error})"
+            ) from None
+        train, test = (
+            ImageSet(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+            for part in parts
+        )
+        return train, test
+
+    return load
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles that hold arrays and plain containers, and refuses whatever else they ask for."""
+
+    _ALLOWED = frozenset(
+        (module, name)
+        for package in ("numpy.core", "numpy._core")
+        for module, name in ((f"{package}.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"))
+    )
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the signature of pickle
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+        return super().find_class(module, name)
+
+
+def _imagenet16(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
+    """The first 120 classes of ImageNet at 16 x 16 pixels, from its published pickles."""
+    folder = root / "ImageNet16" if (root / "ImageNet16").is_dir() else root
+    train = [_imagenet16_part(folder / f"train_data_batch_{part}") for part in range(1, 11)]
+    joined = ImageSet(torch.cat([part.images for part in train]), torch.cat([part.labels for part in train]))
+    return joined, _imagenet16_part(folder / "val_data")
+
+
+def _imagenet16_part(path: Path) -> ImageSet:
+    try:
+        with path.open("rb") as file:
+            record = _ArrayUnpickler(file, encoding="latin1").load()
+        data: NDArray[np.uint8] = record["data"].reshape(-1, 3, 16, 16)
+        labels = np.asarray(record["labels"], dtype=np.int64)
+    except FileNotFoundError:
+        raise SupernetError(
+            f"{path} is missing; ImageNet16-120 is read from the files train_data_batch_1 to 10 and val_data as"
+            " published, and cannot be downloaded from here: pass --data.root with the folder that holds them"
+        ) from None
+    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SupernetError(f"{path} is no part of ImageNet16 as published ({error}); fetch it again") from None
+    if data.dtype != np.uint8 or len(data) != len(labels):
+        raise SupernetError(f"{path} holds {len(data)} images of {data.dtype} and {len(labels)} labels; fetch it again")
+    kept = labels <= 120  # classes are numbered from 1
+    return ImageSet(torch.from_numpy(data[kept].copy()), torch.from_numpy(labels[kept] - 1))
+
+
+_LAYOUT = "put the images under ROOT/train/CLASS/ and ROOT/test/CLASS/, or all of them under ROOT/CLASS/"
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def _describe_folder(root: Path, image_size: int) -> DataSet:
+    if not root.is_dir():
+        raise SupernetError(f"the image folder {root.resolve()} does not exist; pass --data.root, and {_LAYOUT}")
+    split = (root / "train").is_dir()
+    classes = _class_folders(root / "train" if split else root)
+    if len(classes) < 2:
+        raise SupernetError(
+            f"the image folder {root.resolve()} holds {len(classes)} class folder(s), at least 2 are needed: {_LAYOUT}"
+        )
+    if split and not (root / "test").is_dir():
+        raise SupernetError(f"the image folder {root.resolve()} has train/ but no test/: {_LAYOUT}")
+    if split and _class_folders(root / "test") != classes:
+        raise SupernetError(f"the classes under train/ and test/ of {root.resolve()} differ; name them alike")
+
+    def load(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
+        if split:
+            return _read_folder(root / "train", image_size), _read_folder(root / "test", image_size)
+        everything = _read_folder(root, image_size)
+        order = list(range(len(everything.labels)))
+        random.Random(1021).shuffle(order)
+        fifth = len(order) // 5
+        return everything.subset(order[fifth:]), everything.subset(order[:fifth])
+
+    return DataSet(load, len(classes), (3, image_size, image_size), padding=image_size // 8, flip=True)
+
+
+def _read_folder(folder: Path, image_size: int) -> ImageSet:
+    """All images of a folder of class folders: shorter side resized, then the centre square."""
+    try:
+        files = ImageFolder(str(folder)).samples
+    except FileNotFoundError as error:
+        raise SupernetError(f"{folder.resolve()} has a class without images: {error}") from None
+    images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
+    for position, (path, _) in enumerate(files):
+        try:
+            with Image.open(path) as image:
+                square = min(image.size)
+                left, top = (image.width - square) / 2, (image.height - square) / 2
+                box = (left, top, left + square, top + square)
+                images[position] = image.convert("RGB").resize((image_size, image_size), box=box)
+        except (OSError, UnidentifiedImageError) as error:
+            raise SupernetError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
+    labels = torch.tensor([label for _, label in files])
+    return ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+DATA_SETS: dict[str, DataSet] = {
+    "digits": DataSet(_digits, 10, (1, 8, 8), padding=1, flip=False),
+    "cifar10": DataSet(
+        _cifar(CIFAR10), 10, (3, 32, 32), 4, True, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)
+    ),
+    "cifar100": DataSet(
+        _cifar(CIFAR100), 100, (3, 32, 32), 4, True, mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4)
+    ),
+    "imagenet16-120": DataSet(
+        _imagenet16, 120, (3, 16, 16), 2, True, mean=(122.68, 116.66, 104.01), std=(63.22, 61.26, 65.09)
+    ),
+}
+"""Every data set with a name of its own; ``folder`` is any folder of class folders."""

@@ -1,0 +1,198 @@
+"""Batches for Lightning: the whole set in memory, batched indexing, no worker processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from supernet.data.augment import Normalise, crop_flip
+from supernet.data.images import ImageSet, describe, halves
+from supernet.errors import SupernetError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class IndexBatches(Sampler[Tensor]):
+    """Positions of the images of each batch.
+
+    With a seed: a fresh order each epoch, given by seed and epoch alone, in full batches; the rest is left out,
+    which changes from epoch to epoch. Without: every image once, in order, in batches of nearly equal size.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int | None = None) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; the Trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full = self.num_images // self.batch_size
+        return full if self.seed is not None else -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.seed is None:
+            return iter(torch.arange(self.num_images).tensor_split(len(self)))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(self.num_images, generator=generator)
+        return iter(order.split(self.batch_size)[: len(self)])
+
+
+class ImageData(LightningDataModule, ABC):
+    """Images in memory as uint8, augmented and normalised in batches where the batch lives.
+
+    Args:
+        name: digits (embedded), cifar10, cifar100, imagenet16-120, or folder (a folder of class folders).
+        root: folder that holds the data set.
+        download: fetch CIFAR into ``root`` when it is not there.
+        batch_size: images in each training batch.
+        eval_batch_size: images in each evaluation batch, at most.
+        image_size: height and width to which the images of ``folder`` are resized; a multiple of 4.
+        on_device: hold the whole set in the memory of the accelerator, if it takes less than a quarter of it.
+    """
+
+    def __init__(
+        self,
+        name: str = "digits",
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 64,
+        eval_batch_size: int = 512,
+        image_size: int = 32,
+        on_device: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for option, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 2:
+                raise SupernetError(f"{option} must be at least 2 for batch normalisation, got {value}")
+        self.root = Path(root).expanduser()
+        self.data_set = describe(name, self.root, image_size)
+        self.num_classes = self.data_set.num_classes
+        self.image_shape = self.data_set.image_shape
+        self.name, self.download, self.on_device = name, download, on_device
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.seed = torch.initial_seed() % 2**31
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.normalise: Normalise | None = None
+        self.sets: dict[str, ImageSet] = {}
+
+    @abstractmethod
+    def split(self, train: ImageSet, test: ImageSet) -> dict[str, ImageSet]:
+        """The sets this module serves, by name, out of the published two."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images, once, and put them on the device where they fit."""
+        if self.sets:
+            return
+        train, test = self.data_set.load(self.root, self.download)
+        for part in (train, test):
+            if not len(part.labels) or tuple(part.images.shape[1:]) != self.image_shape:
+                raise SupernetError(
+                    f"data set {self.name!r} should hold images of shape {self.image_shape} under {self.root},"
+                    f" got an array of shape {tuple(part.images.shape)}"
+                )
+        mean, std = self.data_set.mean, self.data_set.std
+        if mean is None or std is None:
+            pixels = train.images.transpose(0, 1).flatten(1).double()
+            # A channel without any variation is left alone rather than divided by zero.
+            mean, std = tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp_min(1.0).tolist())
+        self.normalise = Normalise(mean, std)
+        sets = self.split(train, test)
+        device = self._home(sum(part.images.nbytes for part in sets.values()))
+        self.sets = {name: ImageSet(part.images.to(device), part.labels.to(device)) for name, part in sets.items()}
+
+    def _home(self, num_bytes: int) -> torch.device:
+        """The accelerator, if the sets take less than a quarter of its memory; else the host."""
+        host = torch.device("cpu")
+        device = self.trainer.strategy.root_device if self.trainer else host
+        fits = device.type == "cuda" and num_bytes < torch.cuda.mem_get_info(device)[1] / 4
+        return device if fits and self.on_device else host
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401 - Lightning's signature
+        """Augment training batches, and normalise every batch."""
+        if isinstance(batch, dict):
+            return {half: self.on_after_batch_transfer(part, dataloader_idx) for half, part in batch.items()}
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            images = crop_flip(images, self.data_set.padding, self.data_set.flip, self.generator)
+        return self.prepare(images), labels
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalised floats of uint8 images, shape (B, C, H, W)."""
+        if self.normalise is None:
+            raise RuntimeError("setup() reads the images and their statistics; call it first")
+        self.normalise.to(images.device)
+        return self.normalise(images)  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator of the augmentation: a resumed run draws on where it stopped."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.generator.set_state(state_dict["generator"].cpu())
+
+    def shuffled(self, name: str, stream: int) -> DataLoader[Any]:
+        """Training batches of a set, in a fresh order each epoch; ``stream`` tells orders of one epoch apart."""
+        images = self.sets[name]
+        if len(images.labels) < self.batch_size:
+            raise SupernetError(
+                f"batch_size {self.batch_size} is larger than the {len(images.labels)} images it is taken from;"
+                f" pass --data.batch_size {len(images.labels)} or less"
+            )
+        order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream)
+        return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
+
+    def in_order(self, name: str) -> DataLoader[Any]:
+        """Evaluation batches of a set: every image once, the same batches every time."""
+        images = self.sets[name]
+        order = IndexBatches(len(images.labels), self.eval_batch_size)
+        return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
+
+
+class SearchData(ImageData):
+    """The training images in two halves: one trains the network, the other the architecture. No test images.
+
+    A training batch is ``{"train": (images, labels), "val": (images, labels)}``. The half that trains the
+    architecture also validates, in its own order and without augmentation.
+    """
+
+    def split(self, train: ImageSet, test: ImageSet) -> dict[str, ImageSet]:
+        """The two `halves` of the training images."""
+        network, architecture = halves(len(train.labels))
+        return {"train": train.subset(network), "val": train.subset(architecture)}
+
+    def train_dataloader(self) -> CombinedLoader:
+        """One batch of each half in every step; the longer half sets the number of steps."""
+        loaders = {"train": self.shuffled("train", 0), "val": self.shuffled("val", 1)}
+        return CombinedLoader(loaders, "max_size_cycle")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The half that trains the architecture, in order."""
+        return self.in_order("val")
+
+
+class RetrainData(ImageData):
+    """All training images, and the test images for the final figure."""
+
+    def split(self, train: ImageSet, test: ImageSet) -> dict[str, ImageSet]:
+        """The published training and test images."""
+        return {"train": train, "test": test}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training batches."""
+        return self.shuffled("train", 0)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches."""
+        return self.in_order("test")

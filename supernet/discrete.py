@@ -1,0 +1,71 @@
+"""Search over discrete cells: functions of any ``score(genotype)``, larger is better.
+
+A score may be the accuracy with a supernet's shared parameters, a table, or a real training.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from supernet.errors import SupernetError
+from supernet.genotype import ZERO, Genotype
+from supernet.space import CellSpace, is_connected
+
+Score = Callable[[Genotype], float]
+"""How good a cell is; larger is better. All cells that are compared must be scored on the same data."""
+
+
+def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = False) -> Iterator[Genotype]:
+    """Connected cells in order of falling joint probability, when edges are independent.
+
+    The first one is the per-edge argmax, unless that is not connected. Best-first enumeration: it stops costing
+    anything when the caller has enough.
+
+    Args:
+        space: the cells.
+        log_probs: log-probability of each operation on each edge, shape (E, O); rows need not be normalised.
+        exclude_none: leave out every cell that has ``none`` on an edge.
+    """
+    ranked: list[list[tuple[float, int]]] = []
+    for row in log_probs.tolist():
+        columns = [column for column, op in enumerate(space.ops) if not (exclude_none and op == ZERO)]
+        ranked.append(sorted(((row[column], column) for column in columns), key=lambda pair: -pair[0]))
+    if not all(ranked):
+        raise SupernetError(f"no operation is left when 'none' is excluded: the space has {list(space.ops)}")
+
+    def joint(ranks: tuple[int, ...]) -> float:
+        return sum(ranked[edge][rank][0] for edge, rank in enumerate(ranks))
+
+    # A state is a rank for each edge. Its children raise the rank of one edge, none before the last one raised,
+    # so every state is reached along exactly one path and always after a likelier one.
+    start = (0,) * space.num_edges
+    queue = [(-joint(start), start, 0)]
+    while queue:
+        _, ranks, last = heapq.heappop(queue)
+        genotype = space.genotype([ranked[edge][rank][1] for edge, rank in enumerate(ranks)])
+        if is_connected(genotype):
+            yield genotype
+        for edge in range(last, space.num_edges):
+            if ranks[edge] + 1 < len(ranked[edge]):
+                child = (*ranks[:edge], ranks[edge] + 1, *ranks[edge + 1 :])
+                heapq.heappush(queue, (-joint(child), child, edge))
+
+
+def random_cells(space: CellSpace, rng: random.Random, *, exclude_none: bool = False) -> Iterator[Genotype]:
+    """Connected cells drawn uniformly, each one at most once; ends when (almost) none are left to find."""
+    ops = [op for op in space.ops if not (exclude_none and op == ZERO)]
+    if not ops:
+        raise SupernetError(f"no operation is left when 'none' is excluded: the space has {list(space.ops)}")
+    remaining, seen, misses = CellSpace(space.num_nodes, ops), set[Genotype](), 0
+    while len(seen) < len(remaining) and misses < 10_000:
+        genotype = remaining.sample(rng)
+        if genotype in seen or not is_connected(genotype):
+            misses += 1
+        else:
+            misses = 0
+            seen.add(genotype)
+            yield genotype

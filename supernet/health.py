@@ -1,0 +1,34 @@
+"""Watching a training: stop where going on makes no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from supernet.errors import SupernetError
+
+
+class FiniteLoss(Callback):
+    """Stops at a loss that is not a number, at most one logging interval late and before a checkpoint holds it.
+
+    Args:
+        advice: what to change; the end of the error sentence.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses when the loggers read them anyway: in between, a look would make the device wait."""
+        if not trainer.is_last_batch and (batch_idx + 1) % trainer.log_every_n_steps:
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.endswith("/loss") and not torch.isfinite(value):
+                raise SupernetError(
+                    f"{name} is {float(value)} at epoch {trainer.current_epoch}, step {batch_idx}: {self.advice};"
+                    " what earlier epochs have saved is intact"
+                )

@@ -1,0 +1,257 @@
+"""The bilevel loop: one supernet, one search strategy, two optimizers that take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from supernet.cost import Cost, cost
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.health import FiniteLoss
+from supernet.network import Supernet
+from supernet.space import CellSpace
+from supernet.strategies import Batch, SearchStrategy
+
+CHECKPOINT_KEY = "supernet"
+"""Where a checkpoint keeps what `SearchModule.record` returns."""
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a module's parameters inside the block; other gradients are the same bit for bit."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+class SearchModule(LightningModule):
+    """Trains a supernet and what a search strategy learns, by turns, and derives a cell (Liu et al., 2019, alg. 1).
+
+    Each step takes a batch of both halves: the architecture descends its loss with the network frozen, then the
+    network descends the cross-entropy of the mixture on its own half. The defaults are the search recipe of
+    NAS-Bench-201.
+
+    Args:
+        search: the search strategy; a class name, or the import path of a class of your own.
+        channels: C, the width of the first stage.
+        num_cells: N, the number of cells in each of the three stages.
+        space: nodes and candidate operations of the cell.
+        num_classes: number of classes; taken from the data on the command line.
+        image_shape: channels, height and width of the images; taken from the data on the command line.
+        network_lr: first learning rate of the network (SGD, Nesterov); falls to `network_lr_min` by a cosine.
+        network_lr_min: last learning rate of the network.
+        network_momentum: momentum of the network.
+        network_weight_decay: weight decay of the network.
+        grad_clip: largest norm of the network's gradient.
+        arch_lr: learning rate of the architecture (Adam).
+        arch_betas: decay of Adam's two moments.
+        arch_weight_decay: weight decay of the architecture.
+        score_images: validation images on which derived cells are compared with shared parameters.
+    """
+
+    def __init__(
+        self,
+        search: SearchStrategy,
+        channels: int = 16,
+        num_cells: int = 5,
+        space: CellSpace = CellSpace(),  # noqa: B008 - frozen
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+        network_lr: float = 0.025,
+        network_lr_min: float = 0.001,
+        network_momentum: float = 0.9,
+        network_weight_decay: float = 5e-4,
+        grad_clip: float = 5.0,
+        arch_lr: float = 3e-4,
+        arch_betas: tuple[float, float] = (0.5, 0.999),
+        arch_weight_decay: float = 1e-3,
+        score_images: int = 5_000,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
+        self.image_shape = image_shape
+        self.supernet = Supernet(space, **self.skeleton, image_channels=image_shape[0])
+        self.cost(Genotype((space.ops[0],) * space.num_edges))  # the images must fit the skeleton: say so now
+        self.search = search
+        search.bind(space, torch.initial_seed() % 2**63)
+        self.genotype: Genotype | None = None
+        accuracies = {
+            name: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+            for name in ("network", "arch", "mixed", "derived")
+        }
+        self.accuracy = nn.ModuleDict(accuracies)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
+        """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
+        hparams = self.hparams
+        if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
+            raise SupernetError(
+                f"the schedules need a number of epochs, got max_epochs={self.trainer.max_epochs};"
+                " pass --trainer.max_epochs"
+            )
+        network = SGD(
+            self.supernet.parameters(),
+            lr=hparams["network_lr"],
+            momentum=hparams["network_momentum"],
+            weight_decay=hparams["network_weight_decay"],
+            nesterov=hparams["network_momentum"] > 0,
+        )
+        schedule = CosineAnnealingLR(network, self.trainer.max_epochs, eta_min=hparams["network_lr_min"])
+        optimizers: list[Optimizer] = [network]
+        if learned := list(self.search.parameters()):
+            decay = hparams["arch_weight_decay"]
+            optimizers.append(Adam(learned, hparams["arch_lr"], tuple(hparams["arch_betas"]), weight_decay=decay))
+        return optimizers, [schedule]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Stop when a loss is no longer a number."""
+        rates = {name: self.hparams[name] for name in ("network_lr", "arch_lr", "grad_clip")}
+        return [FiniteLoss(f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}")]
+
+    def on_fit_start(self) -> None:
+        """Refuse what manual optimization would silently get wrong."""
+        if self.trainer.precision == "16-mixed":
+            raise SupernetError("gradients cannot be clipped under --trainer.precision 16-mixed; use bf16-mixed")
+
+    def on_train_epoch_start(self) -> None:
+        """Let the strategy follow its schedule."""
+        self.search.start_epoch(self.current_epoch, self.trainer.max_epochs or 1)
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+        """One step of the architecture, then one of the network."""
+        optimizers = self.optimizers()
+        network_optimizer, *arch_optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in arch_optimizers:
+            self._arch_step(optimizer, batch["train"], batch["val"])
+        self._network_step(network_optimizer, batch["train"])
+
+    def _arch_step(self, optimizer: LightningOptimizer, train: Batch, val: Batch) -> None:
+        def cross_entropy(mixture: Tensor, batch: Batch) -> Tensor:
+            return self.loss(mixture, batch, "arch" if batch is val else None)
+
+        with frozen(self.supernet):
+            loss = self.search.arch_loss(cross_entropy, train, val)
+            # A mixture that cuts the input off leaves a loss on which the architecture has no influence.
+            if loss is not None and loss.requires_grad:
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+        if loss is not None:
+            self._track("arch", loss)
+
+    def _network_step(self, optimizer: LightningOptimizer, train: Batch) -> None:
+        optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for mixture in self.search.paths():
+            loss = self.loss(mixture.detach(), train, "network")
+            self.manual_backward(loss)
+            total = total + loss.detach()
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.hparams["grad_clip"])
+        optimizer.step()
+        self._track("network", total)
+
+    def loss(self, mixture: Tensor, batch: Batch, part: str | None = None) -> Tensor:
+        """Cross-entropy of the supernet under a mixture, a scalar.
+
+        Args:
+            mixture: coefficients of the candidate operations, shape (E, O).
+            batch: normalised images, shape (B, C, H, W), and labels, shape (B,).
+            part: whose accuracy to record: network, arch, mixed, derived; None records nothing.
+        """
+        images, labels = batch
+        logits = self.supernet(images, mixture)
+        if part is not None:
+            self.accuracy[part].update(logits.detach(), labels)  # type: ignore[operator]
+        return F.cross_entropy(logits, labels)
+
+    def _track(self, part: str, loss: Tensor) -> None:
+        self.log(f"{part}/loss", loss.detach(), prog_bar=True)
+        self.log(f"{part}/accuracy", self.accuracy[part], on_step=False, on_epoch=True)  # type: ignore[arg-type]
+
+    def on_validation_epoch_start(self) -> None:
+        """Derive the cell that this epoch stands for."""
+        if not self.trainer.sanity_checking:
+            self.derive()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
+        self.log("val/loss", self.loss(self.search(), batch, "mixed"), batch_size=len(batch[1]))
+        if self.genotype is not None:  # there is none in Lightning's sanity check
+            self.loss(self.supernet.one_hot(self.genotype), batch, "derived")
+
+    def on_validation_epoch_end(self) -> None:
+        """The gap between what is trained and what will be kept."""
+        if self.trainer.sanity_checking:
+            return
+        values = {name: self.accuracy[name].compute() for name in ("mixed", "derived")}  # type: ignore[operator]
+        for name, value in values.items():
+            self.log(f"val/{name}_accuracy", value, prog_bar=name == "derived")
+            self.accuracy[name].reset()  # type: ignore[operator]
+        self.log("val/gap", values["mixed"] - values["derived"])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the learning rates of this epoch and advance the schedule of the network's."""
+        for part, optimizer in zip(("network", "arch"), self.trainer.optimizers, strict=False):
+            self.log(f"{part}/lr", optimizer.param_groups[0]["lr"])
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, CosineAnnealingLR)
+        schedule.step()
+
+    def derive(self) -> Genotype:
+        """Let the strategy derive a cell, compared on the first ``score_images`` images of the validation loader."""
+        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        self.genotype = self.search.derive(lambda genotype: self.score(genotype, loader))
+        return self.genotype
+
+    @torch.no_grad()
+    def score(self, genotype: Genotype, loader: Any) -> float:  # noqa: ANN401 - any iterable of batches
+        """Accuracy of one cell with shared parameters, 0 to 1, on the first ``score_images`` images of a loader."""
+        mixture = self.supernet.one_hot(genotype)
+        correct, seen = torch.zeros((), device=self.device), 0
+        for batch in loader:
+            images, labels = self.trainer.strategy.batch_to_device(batch)
+            correct += (self.supernet(images, mixture).argmax(dim=1) == labels).sum()
+            seen += len(labels)
+            if seen >= self.hparams["score_images"]:
+                break
+        return float(correct) / seen
+
+    def cost(self, genotype: Genotype) -> Cost:
+        """Cost of a standalone network of this cell at the width, depth and image size of the search."""
+        return cost(genotype, **self.skeleton, image_shape=self.image_shape)
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint tells of the search, in plain values: the cell, its source and its metrics."""
+        return {
+            "genotype": None if self.genotype is None else str(self.genotype),
+            "strategy": type(self.search).__name__,
+            "epoch": self.current_epoch,
+            "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add `record`, so that the cell can be read without building the supernet again."""
+        checkpoint[CHECKPOINT_KEY] = self.record()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the derived cell."""
+        genotype = checkpoint.get(CHECKPOINT_KEY, {}).get("genotype")
+        self.genotype = None if genotype is None else Genotype.parse(genotype)

@@ -1,0 +1,251 @@
+"""The NAS-Bench-201 skeleton, once with mixed cells (`Supernet`) and once with a discovered one (`Network`).
+
+Shapes: B images of shape (image_channels, H, W), C channels, E edges, O candidate operations.
+
+    stem -> N cells at C -> reduction -> N cells at 2C -> reduction -> N cells at 4C -> BN, ReLU, pool, linear
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from supernet.errors import SupernetError
+from supernet.genotype import ZERO, Genotype
+from supernet.mixed import MixedCell, make_plan
+from supernet.ops import check_ops, make_op
+from supernet.space import CellSpace
+
+
+class Reduction(nn.Module):
+    """Residual block that halves the resolution: (B, C_in, H, W) -> (B, C_out, H/2, W/2)."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, track: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out, track_running_stats=track),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out, track_running_stats=track),
+        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels_out, 1, bias=False))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Sum of the two convolutions and the pooled shortcut."""
+        return self.body(inputs) + self.shortcut(inputs)  # type: ignore[no-any-return]
+
+
+class Cell(nn.Module):
+    """A discovered cell as plain modules, one for each edge that is not ``none``."""
+
+    def __init__(self, genotype: Genotype, channels: int) -> None:
+        super().__init__()
+        self.num_nodes = genotype.num_nodes
+        self.edges = nn.ModuleDict(
+            {
+                f"{target}<-{source}": make_op(op, channels)
+                for (target, source), op in genotype.edges.items()
+                if op != ZERO
+            }
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The output node; a node that no edge feeds is zero."""
+        nodes = [inputs]
+        for target in range(1, self.num_nodes):
+            edges = [(source, f"{target}<-{source}") for source in range(target)]
+            terms = [self.edges[name](nodes[source]) for source, name in edges if name in self.edges]
+            nodes.append(sum(terms[1:], terms[0]) if terms else torch.zeros_like(inputs))
+        return nodes[-1]
+
+
+class Skeleton(nn.Module):
+    """Everything around the cells; the two networks differ in their cells and in what these are called with.
+
+    Args:
+        make_cell: builds a cell for a number of channels.
+        channels: C, the width of the first stage; at least 1.
+        num_cells: N, the number of cells in each of the three stages; at least 1.
+        num_classes: number of classes; at least 2.
+        image_channels: channels of the images, 3 for colour.
+        track: whether batch normalisation keeps running statistics for evaluation.
+
+    Raises:
+        SupernetError: a number is too small.
+    """
+
+    def __init__(
+        self,
+        make_cell: Callable[[int], nn.Module],
+        *,
+        channels: int,
+        num_cells: int,
+        num_classes: int,
+        image_channels: int,
+        track: bool,
+    ) -> None:
+        super().__init__()
+        check_skeleton(channels=channels, num_cells=num_cells, num_classes=num_classes, image_channels=image_channels)
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels, track_running_stats=track),
+        )
+        blocks: list[nn.Module] = [make_cell(channels) for _ in range(num_cells)]
+        for width in (channels, 2 * channels):
+            blocks.append(Reduction(width, 2 * width, track=track))
+            blocks.extend(make_cell(2 * width) for _ in range(num_cells))
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(4 * channels, track_running_stats=track),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4 * channels, num_classes),
+        )
+
+
+def check_skeleton(*, channels: int, num_cells: int, num_classes: int, image_channels: int) -> None:
+    """Raise `SupernetError` for a skeleton that cannot be built, naming the first number that is too small."""
+    floors = {
+        "channels": (channels, 1),
+        "num_cells": (num_cells, 1),
+        "num_classes": (num_classes, 2),
+        "image_channels": (image_channels, 1),
+    }
+    for name, (value, floor) in floors.items():
+        if value < floor:
+            raise SupernetError(f"{name} must be at least {floor}, got {value}")
+
+
+class Network(Skeleton):
+    """A standalone network of one discovered cell, as it is trained from scratch: ``network(images)``.
+
+    Args:
+        genotype: the cell, the same at every depth.
+        channels: C, the width of the first stage.
+        num_cells: N, the number of cells in each of the three stages.
+        num_classes: number of classes.
+        image_channels: channels of the images.
+
+    >>> cell = Genotype.from_index(11472)
+    >>> sum(parameter.numel() for parameter in Network(cell).parameters())
+    559386
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int = 16,
+        num_cells: int = 5,
+        num_classes: int = 10,
+        image_channels: int = 3,
+    ) -> None:
+        check_ops(genotype.ops)
+        super().__init__(
+            lambda width: Cell(genotype, width),
+            channels=channels,
+            num_cells=num_cells,
+            num_classes=num_classes,
+            image_channels=image_channels,
+            track=True,
+        )
+        self.genotype = genotype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits, shape (B, num_classes), of normalised images, shape (B, image_channels, H, W)."""
+        features = self.stem(images)
+        for block in self.blocks:
+            features = block(features)
+        return self.head(features)  # type: ignore[no-any-return]
+
+
+class Supernet(Skeleton):
+    """A network whose every edge holds all candidate operations: ``supernet(images, mixture)``.
+
+    It knows no search algorithm: the mixture says how much of each candidate runs on each edge, in all cells.
+    It keeps no running statistics anywhere. Statistics gathered under many mixtures describe none of them, so in
+    evaluation, too, batch normalisation uses the batch at hand.
+
+    Args:
+        space: nodes, edges and candidate operations of the cell.
+        channels: C, the width of the first stage.
+        num_cells: N, the number of cells in each of the three stages.
+        num_classes: number of classes.
+        image_channels: channels of the images.
+    """
+
+    def __init__(
+        self,
+        space: CellSpace | None = None,
+        channels: int = 16,
+        num_cells: int = 5,
+        num_classes: int = 10,
+        image_channels: int = 3,
+    ) -> None:
+        self_space = space or CellSpace()
+        super().__init__(
+            lambda width: MixedCell(self_space, width),
+            channels=channels,
+            num_cells=num_cells,
+            num_classes=num_classes,
+            image_channels=image_channels,
+            track=False,
+        )
+        self.space = self_space
+
+    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+        """Class logits of normalised images under a mixture.
+
+        Args:
+            images: shape (B, image_channels, H, W); H and W are multiples of 4.
+            mixture: shape (E, O), the coefficient of each candidate operation on each edge; any real numbers.
+                On the host it is read, and only candidates with a coefficient other than zero run.
+
+        Returns:
+            Logits, shape (B, num_classes).
+        """
+        expected = (self.space.num_edges, self.space.num_ops)
+        if mixture.shape != expected:
+            raise SupernetError(f"the mixture has one row an edge and one column an operation, {expected},"
+                                f" got {tuple(mixture.shape)}")  # fmt: skip
+        features = self.stem(images)
+        plan = make_plan(self.space, mixture)
+        for block in self.blocks:
+            features = block(features, plan) if isinstance(block, MixedCell) else block(features)
+        return self.head(features)  # type: ignore[no-any-return]
+
+    def one_hot(self, genotype: Genotype) -> Tensor:
+        """The mixture, shape (E, O), that makes the supernet compute this one cell; on the host."""
+        choices = torch.tensor(self.space.choices(genotype))
+        return nn.functional.one_hot(choices, self.space.num_ops).float()
+
+    def inherit(self, genotype: Genotype) -> Network:
+        """The standalone network of a cell with a copy of the parameters that it has in this supernet.
+
+        In training mode it computes the same logits as this supernet does under `one_hot`.
+        """
+        self.space.choices(genotype)
+        stem = self.stem.get_parameter("0.weight")
+        head = self.head.get_parameter("4.weight")
+        num_cells = (len(self.blocks) - 2) // 3
+        network = Network(genotype, stem.shape[0], num_cells, head.shape[0], stem.shape[1]).to(stem)
+        with torch.no_grad():
+            shared = dict(self.named_parameters())
+            for name, parameter in network.named_parameters():
+                if name in shared:
+                    parameter.copy_(shared[name])
+            for mixed, cell in zip(self.blocks, network.blocks, strict=True):
+                if isinstance(mixed, MixedCell):
+                    _copy_kernels(mixed, cell, genotype)
+        return network
+
+
+def _copy_kernels(mixed: MixedCell, cell: nn.Module, genotype: Genotype) -> None:
+    for (target, source), op in genotype.edges.items():
+        if op in mixed.convolutions[source]:  # type: ignore[operator]
+            kernel = cell.get_parameter(f"edges.{target}<-{source}.1.weight")
+            kernel.copy_(mixed.edge_weight(op, target, source))

@@ -1,0 +1,122 @@
+"""Final training: one discovered cell as a standalone network, from scratch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.health import FiniteLoss
+from supernet.network import Network
+from supernet.strategies import Batch
+
+
+class RetrainModule(LightningModule):
+    """Trains ``Network(genotype)`` by the final recipe of NAS-Bench-201 (SGD, Nesterov, cosine to zero).
+
+    Args:
+        genotype: the cell, in the NAS-Bench-201 notation.
+        channels: C, the width of the first stage.
+        num_cells: N, the number of cells in each of the three stages.
+        num_classes: number of classes; taken from the data on the command line.
+        image_shape: channels, height and width of the images; taken from the data on the command line.
+        lr: first learning rate; falls to 0 by a cosine, epoch by epoch.
+        momentum: momentum.
+        weight_decay: weight decay.
+    """
+
+    def __init__(
+        self,
+        genotype: str,
+        channels: int = 16,
+        num_cells: int = 5,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.image_shape = image_shape
+        self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
+        """SGD with a cosine schedule, epoch by epoch, to zero."""
+        if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
+            raise SupernetError(
+                f"the schedule needs a number of epochs, got max_epochs={self.trainer.max_epochs};"
+                " pass --trainer.max_epochs"
+            )
+        momentum = self.hparams["momentum"]
+        optimizer = SGD(
+            self.network.parameters(),
+            lr=self.hparams["lr"],
+            momentum=momentum,
+            weight_decay=self.hparams["weight_decay"],
+            nesterov=momentum > 0,
+        )
+        return [optimizer], [CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Stop when the loss is no longer a number."""
+        return [FiniteLoss(f"lower --model.lr (now {self.hparams['lr']})")]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits of normalised images."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self.train_accuracy.update(logits.detach(), labels)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the learning rate of this epoch."""
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy on the test images."""
+        images, labels = batch
+        logits = self(images)
+        self.test_accuracy.update(logits, labels)
+        self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
+        self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+
+def export_program(
+    network: nn.Module, normalise: nn.Module, image_shape: tuple[int, int, int], path: str | os.PathLike[str]
+) -> Path:
+    """Save a network with its normalisation as a program that runs without this package (`torch.export`).
+
+    The program takes uint8 images, shape (B, channels, height, width) for any B >= 1, and returns class logits.
+
+    Args:
+        network: takes normalised images; it is exported as in evaluation, and left in its mode.
+        normalise: turns uint8 images into what the network takes.
+        image_shape: channels, height and width.
+        path: file to write; by custom it ends in ``.pt2``.
+    """
+    training = network.training
+    program = nn.Sequential(normalise, network).cpu().eval()
+    example = torch.zeros(2, *image_shape, dtype=torch.uint8)
+    exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    network.train(training)
+    torch.export.save(exported, path)
+    return Path(path)
