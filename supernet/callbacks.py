@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning
 import torch
-import torchvision
 import yaml
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-import supernet
-from supernet.data import ImageData
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
-
-
-def versions() -> dict[str, str]:
-    """Versions and hardware that a measured figure depends on."""
-    return {
-        "supernet": supernet.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "pytorch_lightning": pytorch_lightning.__version__,
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
-    }
 
 
 def run_dir(trainer: Trainer) -> Path:
     """The folder in which a run keeps its files."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class EpochLines(Callback):
+    """One line an epoch instead of a progress bar, for output that goes to a file."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics that a progress bar would show."""
+        shown = "  ".join(f"{name} {float(value):.3f}" for name, value in trainer.progress_bar_metrics.items())
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)
 
 
 class GenotypeExport(Callback):
@@ -50,7 +42,8 @@ class GenotypeExport(Callback):
         assert isinstance(pl_module, SearchModule)
         if pl_module.genotype is not None and trainer.is_global_zero and not trainer.sanity_checking:
             self._derived_in = trainer.current_epoch
-            pl_module.genotype.save(run_dir(trainer) / "genotype.json", provenance(trainer, pl_module))
+            record = {"cost": pl_module.cost(pl_module.genotype)._asdict(), **pl_module.record()}
+            pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the last epoch, derive now if its validation did not."""
@@ -60,22 +53,6 @@ class GenotypeExport(Callback):
             pl_module.derive()
             pl_module.train()
             self.on_validation_end(trainer, pl_module)
-
-
-def provenance(trainer: Trainer, module: SearchModule) -> dict[str, Any]:
-    """Where a genotype comes from: strategy, seed, data set, cost, metrics, versions and hardware."""
-    assert module.genotype is not None
-    data = getattr(trainer, "datamodule", None)
-    record = module.record()
-    del record["genotype"]
-    return {
-        **record,
-        "seed": torch.initial_seed(),
-        "data": data.name if isinstance(data, ImageData) else None,
-        "skeleton": {**module.skeleton, "image_shape": list(module.image_shape)},
-        "cost": module.cost(module.genotype)._asdict(),
-        "versions": versions(),
-    }
 
 
 class SearchPictures(Callback):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
 from supernet.space import CellSpace, is_connected
 
@@ -34,8 +33,6 @@ def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = Fal
     for row in log_probs.tolist():
         columns = [column for column, op in enumerate(space.ops) if not (exclude_none and op == ZERO)]
         ranked.append(sorted(((row[column], column) for column in columns), key=lambda pair: -pair[0]))
-    if not all(ranked):
-        raise SupernetError(f"no operation is left when 'none' is excluded: the space has {list(space.ops)}")
 
     def joint(ranks: tuple[int, ...]) -> float:
         return sum(ranked[edge][rank][0] for edge, rank in enumerate(ranks))
@@ -58,8 +55,6 @@ def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = Fal
 def random_cells(space: CellSpace, rng: random.Random, *, exclude_none: bool = False) -> Iterator[Genotype]:
     """Connected cells drawn uniformly, each one at most once; ends when (almost) none are left to find."""
     ops = [op for op in space.ops if not (exclude_none and op == ZERO)]
-    if not ops:
-        raise SupernetError(f"no operation is left when 'none' is excluded: the space has {list(space.ops)}")
     remaining, seen, misses = CellSpace(space.num_nodes, ops), set[Genotype](), 0
     while len(seen) < len(remaining) and misses < 10_000:
         genotype = remaining.sample(rng)

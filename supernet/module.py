@@ -22,9 +22,10 @@ from supernet.health import FiniteLoss
 from supernet.network import Supernet
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
+from supernet.versions import versions
 
 CHECKPOINT_KEY = "supernet"
-"""Where a checkpoint keeps what `SearchModule.record` returns."""
+"""Where a checkpoint keeps the derived cell and its `SearchModule.record`."""
 
 
 @contextmanager
@@ -127,7 +128,11 @@ class SearchModule(LightningModule):
         return [FiniteLoss(f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}")]
 
     def on_fit_start(self) -> None:
-        """Refuse what manual optimization would silently get wrong."""
+        """Refuse what would fail late or go wrong silently."""
+        if self.trainer.world_size > 1:
+            raise SupernetError(
+                f"a search runs on one device so far, got {self.trainer.world_size}; pass --trainer.devices 1"
+            )
         if self.trainer.precision == "16-mixed":
             raise SupernetError("gradients cannot be clipped under --trainer.precision 16-mixed; use bf16-mixed")
 
@@ -239,17 +244,32 @@ class SearchModule(LightningModule):
         return cost(genotype, **self.skeleton, image_shape=self.image_shape)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint tells of the search, in plain values: the cell, its source and its metrics."""
+        """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions."""
         return {
-            "genotype": None if self.genotype is None else str(self.genotype),
             "strategy": type(self.search).__name__,
+            "seed": torch.initial_seed(),
+            "data": getattr(self.trainer.datamodule, "name", None),  # type: ignore[attr-defined]
+            "network": {**self.skeleton, "image_shape": list(self.image_shape)},
             "epoch": self.current_epoch,
-            "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+            "metrics": {
+                name: float(value)
+                for name, value in self.trainer.callback_metrics.items()
+                if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
+            },
+            "versions": versions(),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add `record`, so that the cell can be read without building the supernet again."""
-        checkpoint[CHECKPOINT_KEY] = self.record()
+        """Add the cell and its `record`, so that the cell can be read without building the supernet again.
+
+        A strategy that was passed in as an object stays out: a checkpoint holds tensors and plain values only, and
+        loads without executing anything.
+        """
+        genotype = None if self.genotype is None else str(self.genotype)
+        checkpoint[CHECKPOINT_KEY] = {"genotype": genotype, **self.record()}
+        hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in [name for name, value in hparams.items() if isinstance(value, SearchStrategy | CellSpace)]:
+            del hparams[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the derived cell."""

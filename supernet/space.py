@@ -38,8 +38,8 @@ class CellSpace:
         object.__setattr__(self, "ops", tuple(self.ops))  # a list from YAML would make the space unhashable
         if self.num_nodes < 2:
             raise SupernetError(f"num_nodes must be at least 2 (an input and an output), got {self.num_nodes}")
-        if not self.ops or len(set(self.ops)) != len(self.ops):
-            raise SupernetError(f"ops must name at least one operation and none twice, got {list(self.ops)}")
+        if not set(self.ops) - {ZERO} or len(set(self.ops)) != len(self.ops):
+            raise SupernetError(f"ops must name an operation other than {ZERO!r} and none twice, got {list(self.ops)}")
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import sys
@@ -11,31 +12,68 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import supernet.strategies
+from supernet.callbacks import EpochLines
 from supernet.errors import SupernetError, nearest
+from supernet.genotype import Genotype
+from supernet.plot import sketch_cell
+
+
+STRATEGIES = [
+    name
+    for name, value in vars(supernet.strategies).items()
+    if inspect.isclass(value) and issubclass(value, supernet.strategies.SearchStrategy) and not inspect.isabstract(value)
+]
+"""Search strategies that come with the package, by the name the command line knows them under."""
 
 
 class Parser(LightningArgumentParser):
-    """Names the nearest option, or search strategy, when one is misspelt."""
+    """Says in one sentence what is wrong, and names the nearest option or search strategy."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one sentence and exit with status 2."""
-        options = [option for action in self._actions for option in action.option_strings]
-        unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
-        if unknown:
-            name = unknown.group(1).partition("=")[0]
-            message = f"unknown option {name}; {_closest(name, options)}"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {self._explain(message)}", file=sys.stderr)
         raise SystemExit(2)
 
+    def _explain(self, message: str) -> str:
+        options = [option for action in self._actions for option in action.option_strings]
+        if match := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
+            return _unknown_option(match[1].partition("=")[0], options)
+        if match := re.search(r"Group '(.+)' does not accept option '(.+)'", message):
+            return _unknown_option(f"--{match[1]}.{match[2]}", options)
+        if match := re.search(r"Option '(.+)' is not accepted", message):
+            return _unknown_option(f"--model.search.{match[1]}", _strategy_options())
+        if 'Parser key "model.search":' in message:
+            return _explain_strategy(message)
+        return " ".join(message.split())
 
-def _closest(name: str, options: list[str]) -> str:
-    guess = nearest(name, options).partition("(known:")[0].strip()
-    return f"{guess} --help lists all options".strip()
+
+def _unknown_option(name: str, options: list[str]) -> str:
+    guess = nearest(name, options).partition("(known:")[0]
+    return f"unknown option {name}; {guess}--help lists all options"
+
+
+def _strategy_options() -> list[str]:
+    classes = [getattr(supernet.strategies, name) for name in STRATEGIES]
+    return [f"--model.search.{name}" for cls in classes for name in inspect.signature(cls).parameters]
+
+
+def _explain_strategy(message: str) -> str:
+    match = re.search(r"(?:import path string: |Import path |class_path ')([\w.]+)", message)
+    name = match[1] if match else ""
+    module, _, short = name.rpartition(".")
+    if name and module in ("", "supernet.strategies"):
+        return (
+            f"unknown search strategy {name!r}: {nearest(short, STRATEGIES)}; a strategy of your own is named by its"
+            " import path, such as mine.Sigmoid for class Sigmoid in mine.py"
+        )
+    reason = message.strip().splitlines()[-1].strip(" -")
+    return f"--model.search {name} cannot be used: {reason}".replace("  ", " ")
 
 
 class CommandLine(LightningCLI):
@@ -69,6 +107,7 @@ class CommandLine(LightningCLI):
             auto_configure_optimizers=False,
             trainer_defaults={
                 "callbacks": [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)],
+                "devices": 1,
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,
@@ -93,29 +132,55 @@ class CommandLine(LightningCLI):
         """The trainer, with the logger chosen above."""
         if hasattr(self, "trainer_logger"):
             kwargs["logger"] = self.trainer_logger
+        wanted = self.config.trainer.enable_progress_bar is not False
+        if wanted and sys.stderr.isatty():
+            self.trainer_defaults["callbacks"].append(TQDMProgressBar())
+        elif wanted:
+            self.trainer_defaults["callbacks"].append(EpochLines())
+            kwargs["enable_progress_bar"] = False
         return super().instantiate_trainer(**kwargs)
 
 
-def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
-    """Run a command; a mistake of the user becomes one sentence. Returns the exit status."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    sys.path.insert(0, str(Path.cwd()))  # a strategy in a file beside the user is importable
+def describe_cell(genotype: Genotype, size: str) -> str:
+    """A cell for the terminal: string, index, text table and cost."""
+    index = "" if genotype.index is None else f" (official index {genotype.index})"
+    return f"\nDerived cell{index}:\n  {genotype}\n\n{sketch_cell(genotype)}\n\n{size}\n"
+
+
+def command(run: Callable[[Sequence[str]], None], args: Sequence[str], default_config: Path | None) -> int:
+    """Run a command; a mistake of the user becomes one sentence.
+
+    Args:
+        run: the command.
+        args: its command line.
+        default_config: configuration for a command line that names none.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake of the user.
+    """
+    if default_config is not None and not any(arg.partition("=")[0] in ("-c", "--config") for arg in args):
+        args = ["--config", str(default_config), *args]
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # a strategy in a file beside the user is importable
     try:
         with warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             run(args)
-    except SupernetError as error:
+    except (SupernetError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        sys.path.remove(str(Path.cwd()))
+        sys.path.remove(here)
     return 0
 
 
 _KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # the images are in memory: workers would only copy them
     ".*is an instance of `nn.Module` and is already saved.*",  # the strategy, saved as text by the command line
+    ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
     ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
 )
 """Warnings of libraries about things that are meant to be as they are."""

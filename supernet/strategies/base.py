@@ -134,8 +134,6 @@ class FactorisedSearch(SearchStrategy):
 
 def best(cells: list[Genotype], score: Score) -> Genotype:
     """The cell with the highest score, the first of equals; a single cell is not scored."""
-    if not cells:
-        raise SupernetError("the space holds no connected cell to derive; give it an operation other than 'none'")
     return cells[0] if len(cells) == 1 else max(cells, key=score)
 
 
