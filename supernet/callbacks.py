@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -70,8 +70,8 @@ class SearchPictures(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the configuration as text."""
         if isinstance(trainer.logger, TensorBoardLogger):
-            text = yaml.safe_dump(_plain(pl_module.hparams), sort_keys=False)
-            trainer.logger.experiment.add_text("hyperparameters", f"```yaml\n{text}```")
+            text = json.dumps(_plain(pl_module.hparams), indent=2)
+            trainer.logger.experiment.add_text("hyperparameters", f"```json\n{text}\n```")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the throughput."""
@@ -113,15 +113,13 @@ class SearchPictures(Callback):
             logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)
 
     def _is_time_for_a_map(self, trainer: Trainer) -> bool:
-        last = trainer.max_epochs or 1
-        moments = max(1, -(-last // (self.max_heat_maps * trainer.check_val_every_n_epoch or 1)))
-        return len(self.history) % moments == 0 or trainer.current_epoch + trainer.check_val_every_n_epoch >= last
+        epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch or 1
+        stride = -(-epochs // (every * self.max_heat_maps))
+        return len(self.history) % stride == 0 or trainer.current_epoch + every >= epochs
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the table of hyperparameters with the last accuracies."""
-        final = {
-            name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        final = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if isinstance(trainer.logger, TensorBoardLogger) and final:
             trainer.logger.log_hyperparams(_plain(pl_module.hparams), final)
 
@@ -135,7 +133,7 @@ class SearchPictures(Callback):
         self.history = [moment.numpy() for moment in state_dict["history"]]
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - walks any nested value
+def _plain(value: Any) -> Any:
     """Nested hyperparameters as plain containers, numbers and text."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -126,7 +126,12 @@ class Genotype:
     def to_json(self, provenance: Mapping[str, Any] | None = None) -> str:
         """This cell as JSON text: string, official index, operation per edge, and where it came from."""
         edges = {f"{target}<-{source}": op for (target, source), op in self.edges.items()}
-        record = {"genotype": str(self), "index": self.index, "edges": edges, "provenance": dict(provenance or {})}
+        record = {
+            "genotype": str(self),
+            "index": self.index,
+            "edges": edges,
+            "provenance": dict(provenance or {}),
+        }
         return json.dumps(record, indent=2) + "\n"
 
     @classmethod

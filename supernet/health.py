@@ -24,7 +24,8 @@ class FiniteLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the losses when the loggers read them anyway: in between, a look would make the device wait."""
-        if not trainer.is_last_batch and (batch_idx + 1) % trainer.log_every_n_steps:
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not trainer.is_last_batch and (batch_idx + 1) % interval:
             return
         for name, value in trainer.callback_metrics.items():
             if name.endswith("/loss") and not torch.isfinite(value):

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.ops import CONVOLUTIONS, FIXED, ZERO, check_ops
+from supernet.genotype import ZERO
+from supernet.ops import CONVOLUTIONS, FIXED, check_ops
 from supernet.space import CellSpace
 
 
@@ -123,13 +124,12 @@ class MixedCell(nn.Module):
                 for target, output in zip(term.targets, outputs, strict=True):
                     previous = sums[target]
                     sums[target] = output if previous is None else previous + output
-        output = sums[-1]
-        return torch.zeros_like(inputs) if output is None else output
+        return torch.zeros_like(inputs) if (last := sums[-1]) is None else last
 
     def _convolve(self, source: int, rectified: Tensor, term: Term) -> Sequence[Tensor]:
         """The normalised and scaled convolutions of one node, one output for each target of the term."""
         if len(term.targets) == self.num_nodes - 1 - source:
-            weight = self._weight(term.op, source)
+            weight: Tensor = self._weight(term.op, source)
         else:
             weight = torch.cat([self.edge_weight(term.op, target, source) for target in term.targets])
         outputs = F.conv2d(rectified, weight, padding="same")

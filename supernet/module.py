@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -71,7 +71,7 @@ class SearchModule(LightningModule):
         search: SearchStrategy,
         channels: int = 16,
         num_cells: int = 5,
-        space: CellSpace = CellSpace(),  # noqa: B008 - frozen
+        space: CellSpace = CellSpace(),
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         network_lr: float = 0.025,
@@ -94,11 +94,12 @@ class SearchModule(LightningModule):
         self.search = search
         search.bind(space, torch.initial_seed() % 2**63)
         self.genotype: Genotype | None = None
-        accuracies = {
-            name: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-            for name in ("network", "arch", "mixed", "derived")
-        }
-        self.accuracy = nn.ModuleDict(accuracies)
+
+        def accuracy() -> MulticlassAccuracy:
+            return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+        self.network_accuracy, self.arch_accuracy = accuracy(), accuracy()
+        self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -150,7 +151,7 @@ class SearchModule(LightningModule):
 
     def _arch_step(self, optimizer: LightningOptimizer, train: Batch, val: Batch) -> None:
         def cross_entropy(mixture: Tensor, batch: Batch) -> Tensor:
-            return self.loss(mixture, batch, "arch" if batch is val else None)
+            return self.loss(mixture, batch, self.arch_accuracy if batch is val else None)
 
         with frozen(self.supernet):
             loss = self.search.arch_loss(cross_entropy, train, val)
@@ -160,36 +161,36 @@ class SearchModule(LightningModule):
                 self.manual_backward(loss)
                 optimizer.step()
         if loss is not None:
-            self._track("arch", loss)
+            self._track("arch", loss, self.arch_accuracy)
 
     def _network_step(self, optimizer: LightningOptimizer, train: Batch) -> None:
         optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
         for mixture in self.search.paths():
-            loss = self.loss(mixture.detach(), train, "network")
+            loss = self.loss(mixture.detach(), train, self.network_accuracy)
             self.manual_backward(loss)
             total = total + loss.detach()
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self.hparams["grad_clip"])
         optimizer.step()
-        self._track("network", total)
+        self._track("network", total, self.network_accuracy)
 
-    def loss(self, mixture: Tensor, batch: Batch, part: str | None = None) -> Tensor:
+    def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy | None = None) -> Tensor:
         """Cross-entropy of the supernet under a mixture, a scalar.
 
         Args:
             mixture: coefficients of the candidate operations, shape (E, O).
             batch: normalised images, shape (B, C, H, W), and labels, shape (B,).
-            part: whose accuracy to record: network, arch, mixed, derived; None records nothing.
+            accuracy: where to count the right answers.
         """
         images, labels = batch
         logits = self.supernet(images, mixture)
-        if part is not None:
-            self.accuracy[part].update(logits.detach(), labels)  # type: ignore[operator]
+        if accuracy is not None:
+            accuracy.update(logits.detach(), labels)
         return F.cross_entropy(logits, labels)
 
-    def _track(self, part: str, loss: Tensor) -> None:
+    def _track(self, part: str, loss: Tensor, accuracy: MulticlassAccuracy) -> None:
         self.log(f"{part}/loss", loss.detach(), prog_bar=True)
-        self.log(f"{part}/accuracy", self.accuracy[part], on_step=False, on_epoch=True)  # type: ignore[arg-type]
+        self.log(f"{part}/accuracy", accuracy, on_step=False, on_epoch=True)
 
     def on_validation_epoch_start(self) -> None:
         """Derive the cell that this epoch stands for."""
@@ -198,19 +199,20 @@ class SearchModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
-        self.log("val/loss", self.loss(self.search(), batch, "mixed"), batch_size=len(batch[1]))
+        self.log("val/loss", self.loss(self.search(), batch, self.mixed_accuracy), batch_size=len(batch[1]))
         if self.genotype is not None:  # there is none in Lightning's sanity check
-            self.loss(self.supernet.one_hot(self.genotype), batch, "derived")
+            self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
 
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
         if self.trainer.sanity_checking:
             return
-        values = {name: self.accuracy[name].compute() for name in ("mixed", "derived")}  # type: ignore[operator]
-        for name, value in values.items():
-            self.log(f"val/{name}_accuracy", value, prog_bar=name == "derived")
-            self.accuracy[name].reset()  # type: ignore[operator]
-        self.log("val/gap", values["mixed"] - values["derived"])
+        mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
+        self.log("val/mixed_accuracy", mixed)
+        self.log("val/derived_accuracy", derived, prog_bar=True)
+        self.log("val/gap", mixed - derived)
+        self.mixed_accuracy.reset()
+        self.derived_accuracy.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the learning rates of this epoch and advance the schedule of the network's."""
@@ -222,12 +224,18 @@ class SearchModule(LightningModule):
 
     def derive(self) -> Genotype:
         """Let the strategy derive a cell, compared on the first ``score_images`` images of the validation loader."""
-        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        loader = self._data().val_dataloader()
         self.genotype = self.search.derive(lambda genotype: self.score(genotype, loader))
         return self.genotype
 
+    def _data(self) -> LightningDataModule:
+        data: LightningDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise SupernetError("a search takes its images from a LightningDataModule; pass datamodule= to the Trainer")
+        return data
+
     @torch.no_grad()
-    def score(self, genotype: Genotype, loader: Any) -> float:  # noqa: ANN401 - any iterable of batches
+    def score(self, genotype: Genotype, loader: Any) -> float:
         """Accuracy of one cell with shared parameters, 0 to 1, on the first ``score_images`` images of a loader."""
         mixture = self.supernet.one_hot(genotype)
         correct, seen = torch.zeros((), device=self.device), 0
@@ -248,7 +256,7 @@ class SearchModule(LightningModule):
         return {
             "strategy": type(self.search).__name__,
             "seed": torch.initial_seed(),
-            "data": getattr(self.trainer.datamodule, "name", None),  # type: ignore[attr-defined]
+            "data": getattr(self._data(), "name", None),
             "network": {**self.skeleton, "image_shape": list(self.image_shape)},
             "epoch": self.current_epoch,
             "metrics": {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
 from supernet.mixed import MixedCell, make_plan
-from supernet.ops import check_ops, make_op
+from supernet.ops import CONVOLUTIONS, check_ops, make_op
 from supernet.space import CellSpace
 
 
@@ -36,7 +36,8 @@ class Reduction(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Sum of the two convolutions and the pooled shortcut."""
-        return self.body(inputs) + self.shortcut(inputs)  # type: ignore[no-any-return]
+        outputs: Tensor = self.body(inputs) + self.shortcut(inputs)
+        return outputs
 
 
 class Cell(nn.Module):
@@ -160,7 +161,8 @@ class Network(Skeleton):
         features = self.stem(images)
         for block in self.blocks:
             features = block(features)
-        return self.head(features)  # type: ignore[no-any-return]
+        logits: Tensor = self.head(features)
+        return logits
 
 
 class Supernet(Skeleton):
@@ -216,7 +218,8 @@ class Supernet(Skeleton):
         plan = make_plan(self.space, mixture)
         for block in self.blocks:
             features = block(features, plan) if isinstance(block, MixedCell) else block(features)
-        return self.head(features)  # type: ignore[no-any-return]
+        logits: Tensor = self.head(features)
+        return logits
 
     def one_hot(self, genotype: Genotype) -> Tensor:
         """The mixture, shape (E, O), that makes the supernet compute this one cell; on the host."""
@@ -246,6 +249,6 @@ class Supernet(Skeleton):
 
 def _copy_kernels(mixed: MixedCell, cell: nn.Module, genotype: Genotype) -> None:
     for (target, source), op in genotype.edges.items():
-        if op in mixed.convolutions[source]:  # type: ignore[operator]
+        if op in CONVOLUTIONS:
             kernel = cell.get_parameter(f"edges.{target}<-{source}.1.weight")
             kernel.copy_(mixed.edge_weight(op, target, source))

@@ -69,9 +69,9 @@ def draw_cell(genotype: Genotype, title: str = "") -> Figure:
                 shrinkA=15, shrinkB=15, linewidth=2, color=colour,
             )
         )  # fmt: skip
-        label = {"ha": "center", "va": "center", "fontsize": 9, "color": colour}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
-        axes.text((source + target) / 2, height, op, bbox=box, **label)
+        middle = (source + target) / 2
+        axes.text(middle, height, op, bbox=box, ha="center", va="center", fontsize=9, color=colour)
     labels = {node: "in" if node == 0 else "out" if node == last else str(node) for node in graph}
     nx.draw_networkx_nodes(graph, where, ax=axes, node_size=650, node_color="#f4f4f4", edgecolors="#333333")
     nx.draw_networkx_labels(graph, where, labels, ax=axes, font_size=10)

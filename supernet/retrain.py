@@ -75,7 +75,8 @@ class RetrainModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of normalised images."""
-        return self.network(images)  # type: ignore[no-any-return]
+        logits: Tensor = self.network(images)
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""

@@ -57,7 +57,8 @@ class CellSpace:
         return len(self.ops)
 
     def __len__(self) -> int:
-        return self.num_ops**self.num_edges
+        size: int = self.num_ops**self.num_edges
+        return size
 
     def __iter__(self) -> Iterator[Genotype]:
         """Every cell once, the operation of the last edge varying fastest."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
-import pytorch_lightning
 import torch
-import torchvision
 
 import supernet
 
@@ -16,8 +15,8 @@ def versions() -> dict[str, str]:
     return {
         "supernet": supernet.__version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": torchvision.__version__,
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "torch": version("torch"),
+        "torchvision": version("torchvision"),
+        "pytorch_lightning": version("pytorch_lightning"),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
     }

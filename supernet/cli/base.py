@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import supernet.strategies
 from supernet.callbacks import EpochLines
@@ -23,11 +23,12 @@ from supernet.errors import SupernetError, nearest
 from supernet.genotype import Genotype
 from supernet.plot import sketch_cell
 
-
 STRATEGIES = [
     name
     for name, value in vars(supernet.strategies).items()
-    if inspect.isclass(value) and issubclass(value, supernet.strategies.SearchStrategy) and not inspect.isabstract(value)
+    if inspect.isclass(value)
+    and issubclass(value, supernet.strategies.SearchStrategy)
+    and not inspect.isabstract(value)
 ]
 """Search strategies that come with the package, by the name the command line knows them under."""
 
@@ -114,7 +115,7 @@ class CommandLine(LightningCLI):
             },
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were passed in, whatever the program itself was called with."""
         self.config = parser.parse_args(args)
 
@@ -128,7 +129,7 @@ class CommandLine(LightningCLI):
             root = self.config.trainer.default_root_dir or "logs"
             self.trainer_logger: Any = TensorBoardLogger(root, name=self.run_name(), default_hp_metric=False)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer, with the logger chosen above."""
         if hasattr(self, "trainer_logger"):
             kwargs["logger"] = self.trainer_logger

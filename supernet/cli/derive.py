@@ -80,7 +80,9 @@ class DeriveCommand(CommandLine):
         """Where the cell comes from, and what happens to it."""
         parser.add_argument("checkpoint", type=str | None, nargs="?", help="Checkpoint of a search.")
         parser.add_argument(
-            "--genotype", type=str | None, help="Cell string, JSON file or official index, in place of a checkpoint."
+            "--genotype",
+            type=str | None,
+            help="Cell string, JSON file or official index, in place of a checkpoint.",
         )
         parser.add_argument("--no_retrain", action="store_true", help="Stop after the extraction.")
         parser.add_argument(
@@ -89,13 +91,15 @@ class DeriveCommand(CommandLine):
             help="Derive anew: the best of the k most likely cells on the validation images of the search.",
         )
         parser.add_argument(
-            "--exclude_none", type=bool | None, help="Derive anew, without (true) or with (false) operation 'none'."
+            "--exclude_none",
+            type=bool | None,
+            help="Derive anew, without (true) or with (false) operation 'none'.",
         )
         parser.set_defaults({"model.genotype": ""})
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.image_shape", "model.image_shape", apply_on="instantiate")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Find the cell; the data set of the search is the default for the final training."""
         super().parse_arguments(parser, args)
         path, asked = self.config.checkpoint, self.config.genotype

@@ -121,10 +121,14 @@ class _ArrayUnpickler(pickle.Unpickler):
     _ALLOWED = frozenset(
         (module, name)
         for package in ("numpy.core", "numpy._core")
-        for module, name in ((f"{package}.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"))
+        for module, name in (
+            (f"{package}.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        )
     )
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - the signature of pickle
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return super().find_class(module, name)
@@ -149,7 +153,15 @@ def _imagenet16_part(path: Path) -> ImageSet:
             f"{path} is missing; ImageNet16-120 is read from the files train_data_batch_1 to 10 and val_data as"
             " published, and cannot be downloaded from here: pass --data.root with the folder that holds them"
         ) from None
-    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise SupernetError(f"{path} is no part of ImageNet16 as published ({error}); fetch it again") from None
     if data.dtype != np.uint8 or len(data) != len(labels):
         raise SupernetError(f"{path} holds {len(data)} images of {data.dtype} and {len(labels)} labels; fetch it again")
@@ -203,7 +215,7 @@ def _read_folder(folder: Path, image_size: int) -> ImageSet:
                 square = min(image.size)
                 left, top = (image.width - square) / 2, (image.height - square) / 2
                 box = (left, top, left + square, top + square)
-                images[position] = image.convert("RGB").resize((image_size, image_size), box=box)
+                images[position] = np.asarray(image.convert("RGB").resize((image_size, image_size), box=box))
         except (OSError, UnidentifiedImageError) as error:
             raise SupernetError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
     labels = torch.tensor([label for _, label in files])
@@ -212,9 +224,7 @@ def _read_folder(folder: Path, image_size: int) -> ImageSet:
 
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet(_digits, 10, (1, 8, 8), padding=1, flip=False),
-    "cifar10": DataSet(
-        _cifar(CIFAR10), 10, (3, 32, 32), 4, True, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)
-    ),
+    "cifar10": DataSet(_cifar(CIFAR10), 10, (3, 32, 32), 4, True, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)),
     "cifar100": DataSet(
         _cifar(CIFAR100), 100, (3, 32, 32), 4, True, mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4)
     ),

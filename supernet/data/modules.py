@@ -44,7 +44,7 @@ class IndexBatches(Sampler[Tensor]):
             return iter(torch.arange(self.num_images).tensor_split(len(self)))
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.num_images, generator=generator)
-        return iter(order.split(self.batch_size)[: len(self)])
+        return iter(order[: len(self) * self.batch_size].view(-1, self.batch_size))
 
 
 class ImageData(LightningDataModule, ABC):
@@ -118,7 +118,7 @@ class ImageData(LightningDataModule, ABC):
         fits = device.type == "cuda" and num_bytes < torch.cuda.mem_get_info(device)[1] / 4
         return device if fits and self.on_device else host
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401 - Lightning's signature
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches, and normalise every batch."""
         if isinstance(batch, dict):
             return {half: self.on_after_batch_transfer(part, dataloader_idx) for half, part in batch.items()}
@@ -132,7 +132,8 @@ class ImageData(LightningDataModule, ABC):
         if self.normalise is None:
             raise RuntimeError("setup() reads the images and their statistics; call it first")
         self.normalise.to(images.device)
-        return self.normalise(images)  # type: ignore[no-any-return]
+        normalised: Tensor = self.normalise(images)
+        return normalised
 
     def state_dict(self) -> dict[str, Any]:
         """The generator of the augmentation: a resumed run draws on where it stopped."""

@@ -47,7 +47,7 @@ class SearchStrategy(nn.Module, ABC):
         self.space = space
         self.generator = torch.Generator().manual_seed(seed)
 
-    def start_epoch(self, epoch: int, num_epochs: int) -> None:  # noqa: B027 - most strategies have no schedule
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; ``epoch`` counts from 0 to ``num_epochs - 1``."""
 
     @abstractmethod
@@ -81,7 +81,8 @@ class SearchStrategy(nn.Module, ABC):
 
     def probabilities(self) -> Tensor:
         """How likely each operation is on each edge, shape (E, O); what is plotted. The mixture by default."""
-        return self().detach()
+        mixture: Tensor = self()
+        return mixture.detach()
 
     def scalars(self) -> dict[str, float]:
         """Further values of this strategy to plot once an epoch, by name."""
@@ -91,7 +92,7 @@ class SearchStrategy(nn.Module, ABC):
         """The state of the generator: a resumed search draws on where it stopped."""
         return {"generator": self.generator.get_state()}
 
-    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - the signature of torch
+    def set_extra_state(self, state: Any) -> None:
         """Restore `get_extra_state`."""
         self.generator.set_state(state["generator"].cpu())
 

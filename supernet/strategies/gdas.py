@@ -23,9 +23,7 @@ class GDAS(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
-    def __init__(
-        self, tau_max: float = 10.0, tau_min: float = 0.1, top_k: int = 1, exclude_none: bool = False
-    ) -> None:
+    def __init__(self, tau_max: float = 10.0, tau_min: float = 0.1, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__(top_k, exclude_none)
         if not tau_max >= tau_min > 0:
             raise SupernetError(f"tau_max >= tau_min > 0 must hold, got tau_max={tau_max}, tau_min={tau_min}")
