@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.network import check_skeleton
+from supernet.network import check_image_size, check_skeleton
 from supernet.ops import CONVOLUTIONS, check_ops
 
 
@@ -16,7 +15,7 @@ class Cost(NamedTuple):
     params: int
     """Number of parameters; edges that cannot reach the output count, as in the published figures."""
     macs: int
-    """Multiply-accumulates for one image, convolutions and the classifier only, as in the published figures."""
+    """Multiply-accumulates for one image: convolutions, and the classifier with its bias, as published."""
 
     def __str__(self) -> str:
         return f"{self.params / 1e6:.3f} M parameters, {self.macs / 1e6:.2f} M MACs"
@@ -43,11 +42,7 @@ def cost(
     image_channels, height, width = image_shape
     check_ops(genotype.ops)
     check_skeleton(channels=channels, num_cells=num_cells, num_classes=num_classes, image_channels=image_channels)
-    if height < 4 or width < 4 or height % 4 or width % 4:
-        raise SupernetError(
-            f"image height and width must be multiples of 4, because the network halves them twice,"
-            f" got {height} x {width}; resize or pad the images"
-        )
+    check_image_size(height, width)
     pixels = height * width
     stem = image_channels * channels * 9
     params = stem + 2 * channels
@@ -64,5 +59,5 @@ def cost(
                 kernel = CONVOLUTIONS[op] ** 2 * wide * wide
                 params += num_cells * (kernel + 2 * wide)
                 macs += num_cells * kernel * pixels
-    classifier = 4 * channels * num_classes
-    return Cost(params + 2 * (4 * channels) + classifier + num_classes, macs + classifier)
+    classifier = 4 * channels * num_classes + num_classes
+    return Cost(params + 2 * (4 * channels) + classifier, macs + classifier)

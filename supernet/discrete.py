@@ -29,6 +29,8 @@ def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = Fal
         log_probs: log-probability of each operation on each edge, shape (E, O); rows need not be normalised.
         exclude_none: leave out every cell that has ``none`` on an edge.
     """
+    if log_probs.shape != (space.num_edges, space.num_ops):
+        raise ValueError(f"log_probs has shape {tuple(log_probs.shape)}, not {(space.num_edges, space.num_ops)}")
     ranked: list[list[tuple[float, int]]] = []
     for row in log_probs.tolist():
         columns = [column for column, op in enumerate(space.ops) if not (exclude_none and op == ZERO)]
@@ -56,7 +58,7 @@ def random_cells(space: CellSpace, rng: random.Random, *, exclude_none: bool = F
     """Connected cells drawn uniformly, each one at most once; ends when (almost) none are left to find."""
     ops = [op for op in space.ops if not (exclude_none and op == ZERO)]
     remaining, seen, misses = CellSpace(space.num_nodes, ops), set[Genotype](), 0
-    while len(seen) < len(remaining) and misses < 10_000:
+    while len(seen) < remaining.size and misses < 10_000:
         genotype = remaining.sample(rng)
         if genotype in seen or not is_connected(genotype):
             misses += 1

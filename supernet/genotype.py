@@ -26,7 +26,7 @@ ZERO = "none"
 
 _EXAMPLE = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
 _NODE = re.compile(r"\|(?:[^|~+\s]+~\d+\|)+", re.ASCII)
-_MAX_NODES = 64  # far above any cell in use; keeps hostile input from costing anything
+_MAX_NODES = 16  # far above any cell in use; keeps hostile input cheap
 
 
 def edge_list(num_nodes: int) -> tuple[tuple[int, int], ...]:
@@ -60,8 +60,8 @@ class Genotype:
     ops: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ops", tuple(self.ops))
-        if self.num_nodes > _MAX_NODES or len(edge_list(self.num_nodes)) != len(self.ops):
+        object.__setattr__(self, "ops", (self.ops,) if isinstance(self.ops, str) else tuple(self.ops))
+        if not 2 <= self.num_nodes <= _MAX_NODES or len(edge_list(self.num_nodes)) != len(self.ops):
             raise SupernetError(
                 f"a cell has 1, 3, 6, 10, ... edges (every node is fed by all earlier ones, {_MAX_NODES} nodes"
                 f" at most), got {len(self.ops)} operations"
@@ -143,7 +143,7 @@ class Genotype:
         """
         try:
             record = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise SupernetError(f"a genotype file holds JSON, and this does not parse: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get("genotype"), str):
             found = f"the keys {_shorten(str(sorted(record)))}" if isinstance(record, dict) else type(record).__name__
@@ -154,7 +154,7 @@ class Genotype:
         genotype = cls.parse(record["genotype"])
         told = json.loads(genotype.to_json())
         for key in ("edges", "index"):
-            if record.get(key, told[key]) != told[key]:
+            if json.dumps(record.get(key, told[key])) != json.dumps(told[key]):
                 raise SupernetError(
                     f"the genotype file contradicts itself: {key!r} says {_shorten(str(record[key]))}, but the cell"
                     f" string means {told[key]}; keep the one that is right and delete the other key"
@@ -166,8 +166,11 @@ class Genotype:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(self.to_json(provenance), encoding="utf-8")
-        beside.replace(target)
+        try:
+            beside.write_text(self.to_json(provenance), encoding="utf-8")
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Genotype:
@@ -178,10 +181,10 @@ class Genotype:
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SupernetError(f"cannot read the genotype file {path}: {error}") from None
         except SupernetError as error:
             raise SupernetError(f"{path}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise SupernetError(f"cannot read the genotype file {path!r}: {error}") from None
 
 
 def _shorten(text: str) -> str:

@@ -37,8 +37,10 @@ Plan = Sequence[Sequence[Term]]
 """The terms of each node of a cell, by source node; one plan serves all cells of a supernet in a step."""
 
 
-def make_plan(space: CellSpace, mixture: Tensor) -> Plan:
+def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
     """What a cell has to compute for this mixture, shape (E, O).
+
+    The coefficients move to the device and type of ``like``.
 
     A mixture on the host is read, and only what it chooses is planned: a one-hot mixture costs one operation an
     edge. A mixture on an accelerator is taken as dense, because reading it would make the host wait.
@@ -50,7 +52,8 @@ def make_plan(space: CellSpace, mixture: Tensor) -> Plan:
         for edge, row in zip(space.edges, chosen, strict=True)
     }
     alive = _alive([edge for edge, columns in wanted.items() if columns], space.num_nodes)
-    scalars = dict(zip(space.edges, (row.unbind() for row in mixture.unbind()), strict=True))
+    moved = mixture if like is None else mixture.to(like, non_blocking=True)
+    scalars = dict(zip(space.edges, (row.unbind() for row in moved.unbind()), strict=True))
     plan: list[list[Term]] = []
     for source in range(space.num_nodes - 1):
         terms = []

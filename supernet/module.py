@@ -183,7 +183,7 @@ class SearchModule(LightningModule):
             accuracy: where to count the right answers.
         """
         images, labels = batch
-        logits = self.supernet(images, mixture)
+        logits = self.supernet(images.to(self.dtype), mixture)
         if accuracy is not None:
             accuracy.update(logits.detach(), labels)
         return F.cross_entropy(logits, labels)
@@ -241,7 +241,7 @@ class SearchModule(LightningModule):
         correct, seen = torch.zeros((), device=self.device), 0
         for batch in loader:
             images, labels = self.trainer.strategy.batch_to_device(batch)
-            correct += (self.supernet(images, mixture).argmax(dim=1) == labels).sum()
+            correct += (self.supernet(images.to(self.dtype), mixture).argmax(dim=1) == labels).sum()
             seen += len(labels)
             if seen >= self.hparams["score_images"]:
                 break

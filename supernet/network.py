@@ -122,6 +122,15 @@ def check_skeleton(*, channels: int, num_cells: int, num_classes: int, image_cha
             raise SupernetError(f"{name} must be at least {floor}, got {value}")
 
 
+def check_image_size(height: int, width: int) -> None:
+    """Raise `SupernetError` for images that the two reductions do not divide."""
+    if height < 4 or width < 4 or height % 4 or width % 4:
+        raise SupernetError(
+            "image height and width must be multiples of 4, because the network halves them twice,"
+            f" got {height} x {width}; resize or pad the images"
+        )
+
+
 class Network(Skeleton):
     """A standalone network of one discovered cell, as it is trained from scratch: ``network(images)``.
 
@@ -158,6 +167,7 @@ class Network(Skeleton):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits, shape (B, num_classes), of normalised images, shape (B, image_channels, H, W)."""
+        check_image_size(*images.shape[2:])
         features = self.stem(images)
         for block in self.blocks:
             features = block(features)
@@ -188,7 +198,7 @@ class Supernet(Skeleton):
         num_classes: int = 10,
         image_channels: int = 3,
     ) -> None:
-        self_space = space or CellSpace()
+        self_space = CellSpace() if space is None else space
         super().__init__(
             lambda width: MixedCell(self_space, width),
             channels=channels,
@@ -210,12 +220,13 @@ class Supernet(Skeleton):
         Returns:
             Logits, shape (B, num_classes).
         """
+        check_image_size(*images.shape[2:])
         expected = (self.space.num_edges, self.space.num_ops)
         if mixture.shape != expected:
             raise SupernetError(f"the mixture has one row an edge and one column an operation, {expected},"
                                 f" got {tuple(mixture.shape)}")  # fmt: skip
+        plan = make_plan(self.space, mixture, like=self.stem.get_parameter("0.weight"))
         features = self.stem(images)
-        plan = make_plan(self.space, mixture)
         for block in self.blocks:
             features = block(features, plan) if isinstance(block, MixedCell) else block(features)
         logits: Tensor = self.head(features)

@@ -71,12 +71,12 @@ def draw_cell(genotype: Genotype, title: str = "") -> Figure:
         )  # fmt: skip
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
         middle = (source + target) / 2
-        axes.text(middle, height, op, bbox=box, ha="center", va="center", fontsize=9, color=colour)
+        axes.text(middle, height, op, bbox=box, ha="center", va="center", fontsize=9, color=colour, parse_math=False)
     labels = {node: "in" if node == 0 else "out" if node == last else str(node) for node in graph}
     nx.draw_networkx_nodes(graph, where, ax=axes, node_size=650, node_color="#f4f4f4", edgecolors="#333333")
     nx.draw_networkx_labels(graph, where, labels, ax=axes, font_size=10)
     axes.axis("off")
-    axes.set_title(title or str(genotype), fontsize=8)
+    axes.set_title(title or str(genotype), fontsize=8, parse_math=False)
     return figure
 
 

@@ -75,7 +75,7 @@ class RetrainModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of normalised images."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images.to(self.dtype))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -27,7 +27,7 @@ class CellSpace:
     Raises:
         SupernetError: fewer than two nodes, no operations, or an operation named twice.
 
-    >>> len(CellSpace())
+    >>> CellSpace().size
     15625
     """
 
@@ -35,9 +35,12 @@ class CellSpace:
     ops: Sequence[str] = NAS_BENCH_201_OPS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ops", tuple(self.ops))  # a list from YAML would make the space unhashable
+        # A list, as YAML gives it, would make the space unhashable.
+        object.__setattr__(self, "ops", (self.ops,) if isinstance(self.ops, str) else tuple(self.ops))
         if self.num_nodes < 2:
             raise SupernetError(f"num_nodes must be at least 2 (an input and an output), got {self.num_nodes}")
+        for op in self.ops:
+            Genotype((op,) * self.num_edges)  # says what is wrong with a name, or with so many nodes
         if not set(self.ops) - {ZERO} or len(set(self.ops)) != len(self.ops):
             raise SupernetError(f"ops must name an operation other than {ZERO!r} and none twice, got {list(self.ops)}")
 
@@ -56,9 +59,10 @@ class CellSpace:
         """Number of candidate operations, O."""
         return len(self.ops)
 
-    def __len__(self) -> int:
-        size: int = self.num_ops**self.num_edges
-        return size
+    @property
+    def size(self) -> int:
+        """Number of cells; no `len`, which cannot count the cells of 8 nodes."""
+        return int(self.num_ops**self.num_edges)
 
     def __iter__(self) -> Iterator[Genotype]:
         """Every cell once, the operation of the last edge varying fastest."""

@@ -49,7 +49,7 @@ def search(args: Sequence[str], quick_start: Path | None = None) -> int:
 def _search(args: Sequence[str]) -> None:
     cli = SearchCommand(SearchModule, SearchData, args, _DESCRIPTION, [GenotypeExport(), SearchPictures()])
     model, trainer = cli.model, cli.trainer
-    trainer.fit(model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    trainer.fit(model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     folder = run_dir(trainer)
     width, depth = model.skeleton["channels"], model.skeleton["num_cells"]
     print(

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
 from supernet.errors import SupernetError, nearest
+from supernet.network import check_image_size
 
 
 class ImageSet(NamedTuple):
@@ -73,16 +74,19 @@ def halves(num_images: int) -> tuple[list[int], list[int]]:
     return sorted(order[: num_images // 2]), sorted(order[num_images // 2 :])
 
 
-def describe(name: str, root: Path, image_size: int) -> DataSet:
+def describe(name: str, root: Path, image_size: int | None = None) -> DataSet:
     """Look a data set up by name; ``folder`` is described by what lies under ``root``.
 
     Raises:
-        SupernetError: no data set has this name, or the folder is missing, empty or of the wrong shape.
+        SupernetError: no data set has this name, or its images cannot be resized, or the folder is missing, empty
+            or of the wrong shape.
     """
     if name == "folder":
-        return _describe_folder(root, image_size)
+        return _describe_folder(root, 32 if image_size is None else image_size)
     if name not in DATA_SETS:
         raise SupernetError(f"unknown data set {name!r}: {nearest(name, [*DATA_SETS, 'folder'])}")
+    if image_size is not None:
+        raise SupernetError(f"the images of {name!r} have one size; image_size={image_size} is for 'folder' only")
     return DATA_SETS[name]
 
 
@@ -115,23 +119,38 @@ def _cifar(kind: type[CIFAR10]) -> Callable[[Path, bool], tuple[ImageSet, ImageS
     return load
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles that hold arrays and plain containers, and refuses whatever else they ask for."""
+class _Recorded:
+    """Stands in for numpy's classes while a pickle is read: it keeps what it is told and executes nothing."""
 
-    _ALLOWED = frozenset(
-        (module, name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{package}.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-        )
-    )
+    state: Any = None
+
+    def __init__(self, *args: object) -> None:
+        self.args = args
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of arrays of bytes and plain containers, and refuses whatever else they ask for.
+
+    Not even numpy's own functions run: handed a hostile state they can crash the interpreter.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return super().find_class(module, name)
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
+            return _Recorded
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode("latin1")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array of bytes needs")
+
+
+def _bytes_array(recorded: _Recorded) -> NDArray[np.uint8]:
+    """The array of bytes that was pickled, flat."""
+    _, _, dtype, _, raw = recorded.state
+    if dtype.args[0] not in ("u1", "|u1"):
+        raise ValueError(f"its array holds {dtype.args[0]}, not bytes")
+    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=np.uint8)
 
 
 def _imagenet16(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
@@ -142,43 +161,52 @@ def _imagenet16(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
     return joined, _imagenet16_part(folder / "val_data")
 
 
+_BROKEN_PICKLE = (
+    *(OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+
+
 def _imagenet16_part(path: Path) -> ImageSet:
     try:
         with path.open("rb") as file:
             record = _ArrayUnpickler(file, encoding="latin1").load()
-        data: NDArray[np.uint8] = record["data"].reshape(-1, 3, 16, 16)
-        labels = np.asarray(record["labels"], dtype=np.int64)
+        data = _bytes_array(record["data"]).reshape(-1, 3, 16, 16)
+        labels = list(record["labels"])
+        if len(labels) != len(data) or any(type(label) is not int or not 1 <= label <= 1000 for label in labels):
+            raise ValueError(f"its {len(data)} images should have as many labels from 1 to 1000")
     except FileNotFoundError:
         raise SupernetError(
             f"{path} is missing; ImageNet16-120 is read from the files train_data_batch_1 to 10 and val_data as"
             " published, and cannot be downloaded from here: pass --data.root with the folder that holds them"
         ) from None
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
+    except _BROKEN_PICKLE as error:
         raise SupernetError(f"{path} is no part of ImageNet16 as published ({error}); fetch it again") from None
-    if data.dtype != np.uint8 or len(data) != len(labels):
-        raise SupernetError(f"{path} holds {len(data)} images of {data.dtype} and {len(labels)} labels; fetch it again")
-    kept = labels <= 120  # classes are numbered from 1
-    return ImageSet(torch.from_numpy(data[kept].copy()), torch.from_numpy(labels[kept] - 1))
+    classes = torch.tensor(labels, dtype=torch.long)
+    kept = classes <= 120
+    return ImageSet(torch.from_numpy(data.copy())[kept], classes[kept] - 1)
 
 
 _LAYOUT = "put the images under ROOT/train/CLASS/ and ROOT/test/CLASS/, or all of them under ROOT/CLASS/"
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+class _ClassFolders(ImageFolder):  # type: ignore[misc]
+    """torchvision's folder of class folders, blind to hidden ones."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The names of the classes, and the number of each."""
+        names = _class_folders(Path(directory))
+        return names, {name: number for number, name in enumerate(names)}
 
 
 def _describe_folder(root: Path, image_size: int) -> DataSet:
+    check_image_size(image_size, image_size)
     if not root.is_dir():
-        raise SupernetError(f"the image folder {root.resolve()} does not exist; pass --data.root, and {_LAYOUT}")
+        raise SupernetError(f"{root.resolve()} is no folder; pass --data.root, and {_LAYOUT}")
     split = (root / "train").is_dir()
     classes = _class_folders(root / "train" if split else root)
     if len(classes) < 2:
@@ -205,21 +233,28 @@ def _describe_folder(root: Path, image_size: int) -> DataSet:
 def _read_folder(folder: Path, image_size: int) -> ImageSet:
     """All images of a folder of class folders: shorter side resized, then the centre square."""
     try:
-        files = ImageFolder(str(folder)).samples
+        files = _ClassFolders(str(folder)).samples
     except FileNotFoundError as error:
         raise SupernetError(f"{folder.resolve()} has a class without images: {error}") from None
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
     for position, (path, _) in enumerate(files):
         try:
             with Image.open(path) as image:
+                if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip it to white or black
+                    raise ValueError(f"its pixels are of type {image.mode}, not 8 bits a channel")
                 square = min(image.size)
                 left, top = (image.width - square) / 2, (image.height - square) / 2
                 box = (left, top, left + square, top + square)
-                images[position] = np.asarray(image.convert("RGB").resize((image_size, image_size), box=box))
-        except (OSError, UnidentifiedImageError) as error:
+                images[position] = np.asarray(_to_rgb(image).resize((image_size, image_size), box=box))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise SupernetError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
     labels = torch.tensor([label for _, label in files])
     return ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Three channels; a palette goes by way of RGBA, where its transparent colour is told apart."""
+    return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
 DATA_SETS: dict[str, DataSet] = {

@@ -40,11 +40,13 @@ class IndexBatches(Sampler[Tensor]):
         return full if self.seed is not None else -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator: Lightning makes the iterator before it sets the epoch, and the order must follow the latter.
         if self.seed is None:
-            return iter(torch.arange(self.num_images).tensor_split(len(self)))
+            yield from torch.arange(self.num_images).tensor_split(len(self))
+            return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.num_images, generator=generator)
-        return iter(order[: len(self) * self.batch_size].view(-1, self.batch_size))
+        yield from order[: len(self) * self.batch_size].view(-1, self.batch_size)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -56,7 +58,7 @@ class ImageData(LightningDataModule, ABC):
         download: fetch CIFAR into ``root`` when it is not there.
         batch_size: images in each training batch.
         eval_batch_size: images in each evaluation batch, at most.
-        image_size: height and width to which the images of ``folder`` are resized; a multiple of 4.
+        image_size: height and width to which the images of ``folder`` are resized, a multiple of 4; 32 if not given.
         on_device: hold the whole set in the memory of the accelerator, if it takes less than a quarter of it.
     """
 
@@ -67,7 +69,7 @@ class ImageData(LightningDataModule, ABC):
         download: bool = False,
         batch_size: int = 64,
         eval_batch_size: int = 512,
-        image_size: int = 32,
+        image_size: int | None = None,
         on_device: bool = True,
     ) -> None:
         super().__init__()
@@ -136,16 +138,19 @@ class ImageData(LightningDataModule, ABC):
         return normalised
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator of the augmentation: a resumed run draws on where it stopped."""
-        return {"generator": self.generator.get_state()}
+        """Seed of the order and generator of the augmentation: a resumed run draws on where it stopped."""
+        return {"seed": self.seed, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
+        self.seed = state_dict["seed"]
         self.generator.set_state(state_dict["generator"].cpu())
 
     def shuffled(self, name: str, stream: int) -> DataLoader[Any]:
         """Training batches of a set, in a fresh order each epoch; ``stream`` tells orders of one epoch apart."""
         images = self.sets[name]
+        if len(images.labels) < 2:
+            raise SupernetError(f"data set {self.name!r} is too small: {len(images.labels)} images to train on")
         if len(images.labels) < self.batch_size:
             raise SupernetError(
                 f"batch_size {self.batch_size} is larger than the {len(images.labels)} images it is taken from;"

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.mixed import MixedCell, make_plan
+from supernet.network import Supernet
+from supernet.space import CellSpace
+from tests.textbook import textbook_supernet
+
+SPACES = [
+    CellSpace(),
+    CellSpace(3, ("nor_conv_5x5", "max_pool_3x3", "none")),
+    CellSpace(5, ("skip_connect", "nor_conv_1x1", "none", "max_pool_3x3")),
+]
+
+
+def mixtures(space: CellSpace, kind: str, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (space.num_edges, space.num_ops)
+    if kind == "one-hot":
+        choices = torch.randint(space.num_ops, (space.num_edges,), generator=generator)
+        return F.one_hot(choices, space.num_ops).double()
+    mixture = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "with zeros":
+        mixture *= torch.rand(shape, generator=generator) < 0.4
+    return mixture
+
+
+@pytest.mark.parametrize("kind", ["dense", "one-hot", "with zeros"])
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: f"{space.num_nodes} nodes")
+@pytest.mark.parametrize("seed", range(2))
+def test_logits_and_all_gradients_equal_the_textbook_supernet(space: CellSpace, kind: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    supernet = Supernet(space, channels=3, num_cells=1, num_classes=4, image_channels=2).double()
+    images, labels = torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.randint(4, (5,))
+    gradients = []
+    for forward in (supernet, lambda images, mixture: textbook_supernet(supernet, images, mixture)):
+        mixture = mixtures(space, kind, seed).requires_grad_()
+        logits = forward(images, mixture)
+        supernet.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        parameters = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in supernet.parameters()]
+        # The fused cell computes no gradient for a candidate that it does not run, so only those are compared.
+        chosen = mixture.detach() != 0
+        gradient = torch.zeros_like(mixture) if mixture.grad is None else mixture.grad
+        gradients.append([logits.detach(), *parameters, gradient * chosen])
+    for fused, textbook in zip(*gradients, strict=True):
+        torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
+
+
+def test_a_dense_mixture_of_a_device_gives_what_the_host_gives_with_its_zeros() -> None:
+    # What is read on the host is planned sparsely; on an accelerator every candidate runs, with coefficient zero.
+    space, torch_seed = CellSpace(), 3
+    torch.manual_seed(torch_seed)
+    cell = MixedCell(space, 4).double()
+    inputs, mixture = torch.randn(3, 4, 8, 8, dtype=torch.float64), mixtures(space, "with zeros", 1)
+    everything = make_plan(space, torch.ones(space.num_edges, space.num_ops))
+    by_edge = {
+        edge: dict(zip(space.ops, row, strict=True)) for edge, row in zip(space.edges, mixture.unbind(), strict=True)
+    }
+    dense = [
+        [
+            type(term)(term.op, term.targets, tuple(by_edge[target, source][term.op] for target in term.targets))
+            for term in terms
+        ]
+        for source, terms in enumerate(everything)
+    ]
+    sparse = cell(inputs, make_plan(space, mixture))
+    torch.testing.assert_close(cell(inputs, dense), sparse, rtol=1e-11, atol=1e-12)
+
+
+def test_a_mixture_on_the_host_serves_a_supernet_elsewhere() -> None:
+    supernet, images = Supernet(channels=2, num_cells=1).to("meta"), torch.empty(4, 3, 8, 8, device="meta")
+    assert supernet(images, torch.rand(6, 5)).device.type == "meta"
+
+
+def macs(supernet: Supernet, images: Tensor, mixture: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        supernet(images, mixture)
+    return counter.get_total_flops() // 2
+
+
+def test_only_the_chosen_convolutions_that_reach_the_output_run() -> None:
+    supernet, images, rng = Supernet(channels=4, num_cells=2), torch.randn(2, 3, 16, 16), random.Random(0)
+    pixels = [16 * 16 * 4**2, 8 * 8 * 8**2, 4 * 4 * 16**2]
+    per_conv = {"nor_conv_1x1": 2 * 2 * sum(pixels), "nor_conv_3x3": 2 * 2 * 9 * sum(pixels)}
+    bare = macs(supernet, images, supernet.one_hot(Genotype(("skip_connect",) * 6)))
+    for _ in range(60):
+        genotype = supernet.space.sample(rng)
+        alive = [op for edge, op in genotype.edges.items() if lies_on_a_path(genotype, edge)]
+        expected = bare + sum(per_conv.get(op, 0) for op in alive)
+        assert macs(supernet, images, supernet.one_hot(genotype)) == expected, genotype
+
+
+def lies_on_a_path(genotype: Genotype, edge: tuple[int, int]) -> bool:
+    def paths(node: int) -> list[list[tuple[int, int]]]:
+        if node == 0:
+            return [[]]
+        return [
+            [*path, (node, source)]
+            for source in range(node)
+            if genotype.edges[node, source] != "none"
+            for path in paths(source)
+        ]
+
+    return any(edge in path for path in paths(genotype.num_nodes - 1))
+
+
+def test_all_edges_of_a_source_share_one_convolution() -> None:
+    space = CellSpace()
+    calls: list[tuple[int, ...]] = []
+    original = F.conv2d
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+            if func is original:
+                calls.append(tuple(args[1].shape))
+            return func(*args, **(kwargs or {}))
+
+    cell = MixedCell(space, 4)
+    with Counting():
+        cell(torch.randn(2, 4, 8, 8), make_plan(space, torch.rand(6, 5)))
+    assert sorted(calls) == sorted((k * 4, 4, size, size) for k in (1, 2, 3) for size in (1, 3))
+
+
+def test_a_cell_that_is_cut_off_gives_zeros_and_lets_no_nan_through() -> None:
+    space = CellSpace()
+    cut = torch.zeros(6, 5)
+    cut[:, 0] = 1
+    inputs = torch.full((2, 3, 4, 4), torch.nan)
+    assert MixedCell(space, 3)(inputs, make_plan(space, cut)).equal(torch.zeros(2, 3, 4, 4))
+
+
+def test_the_none_column_changes_nothing() -> None:
+    torch.manual_seed(0)
+    supernet, images, mixture = Supernet(channels=2, num_cells=1), torch.randn(4, 3, 8, 8), torch.rand(6, 5)
+    changed = mixture.clone()
+    changed[:, 0] = 17.0
+    assert supernet(images, mixture).equal(supernet(images, changed))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (6,), (6, 4), (1, 6, 5)])
+def test_a_mixture_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SupernetError, match=r"one row an edge.*\(6, 5\)"):
+        Supernet(channels=2, num_cells=1)(torch.randn(2, 3, 8, 8), torch.ones(shape))

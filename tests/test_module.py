@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from supernet.data import SearchData
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.module import CHECKPOINT_KEY, SearchModule, frozen
+from supernet.network import Supernet
+from supernet.space import CellSpace
+from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
+from tests.textbook import textbook_supernet
+
+
+def make(search: SearchStrategy, **options: Any) -> tuple[SearchModule, SearchData]:
+    data = SearchData(batch_size=64)
+    options = {"channels": 4, "num_cells": 1, "image_shape": (1, 8, 8), "arch_lr": 0.01, **options}
+    return SearchModule(search, **options), data
+
+
+def make_trainer(folder: Path, **options: Any) -> Trainer:
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    defaults = {"max_epochs": 1, "accelerator": "cpu", "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    return Trainer(**{**quiet, **defaults, "default_root_dir": folder, **options})
+
+
+def fit(folder: Path, search: SearchStrategy, seed: int = 0, **options: Any) -> SearchModule:
+    seed_everything(seed)
+    module, data = make(search)
+    make_trainer(folder, **options).fit(module, datamodule=data)
+    return module
+
+
+def test_freezing_changes_no_bit_of_the_gradient_of_the_mixture_and_is_undone() -> None:
+    torch.manual_seed(0)
+    supernet, images = Supernet(channels=3, num_cells=1), torch.randn(4, 3, 8, 8)
+    supernet.stem[0].weight.requires_grad_(False)  # what was frozen before stays frozen
+    trainable = {name for name, parameter in supernet.named_parameters() if parameter.requires_grad}
+    gradients = []
+    for freeze in (False, True):
+        mixture = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        if freeze:
+            with frozen(supernet):
+                supernet(images, mixture).square().sum().backward()
+        else:
+            supernet(images, mixture).square().sum().backward()
+            supernet.zero_grad()
+        gradients.append(mixture.grad)
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert gradients[0].equal(gradients[1])
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    assert {name for name, parameter in supernet.named_parameters() if parameter.requires_grad} == trainable
+
+
+def test_three_steps_equal_a_plain_loop_over_the_textbook_supernet(tmp_path: Path) -> None:
+    # A second formulation of the whole bilevel step, in float64: architecture first, on the validation batch, then
+    # the network on the training batch, gradients clipped.
+    batches: list[dict[str, Batch]] = []
+
+    class Recording(SearchModule):
+        def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+            batches.append(copy.deepcopy(batch))
+            super().training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    module = Recording(DARTS(), 3, 1, image_shape=(1, 8, 8), grad_clip=0.5, arch_lr=0.01)
+    supernet, logits = copy.deepcopy(module.supernet).double(), module.search.get_parameter("logits").detach().double()
+    trainer = make_trainer(tmp_path, limit_train_batches=3, limit_val_batches=0, precision="64-true")
+    trainer.fit(module, datamodule=SearchData(batch_size=32))
+
+    logits.requires_grad_()
+    arch = torch.optim.Adam([logits], 0.01, (0.5, 0.999), weight_decay=1e-3)
+    network = torch.optim.SGD(supernet.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True)
+    for batch in batches:
+        for half, optimizer in (("val", arch), ("train", network)):
+            images, labels = batch[half]
+            loss = F.cross_entropy(textbook_supernet(supernet, images.double(), logits.softmax(1)), labels)
+            arch.zero_grad()
+            network.zero_grad()
+            loss.backward()
+            if optimizer is network:
+                norm = torch.stack([p.grad.norm() for p in supernet.parameters() if p.grad is not None]).norm()
+                for parameter in supernet.parameters():
+                    assert parameter.grad is not None
+                    parameter.grad.mul_(min(1.0, 0.5 / (float(norm) + 1e-6)))
+            optimizer.step()
+    assert len(batches) == 3
+    torch.testing.assert_close(module.search.get_parameter("logits"), logits, rtol=1e-9, atol=1e-11)
+    for ours, theirs in zip(module.supernet.parameters(), supernet.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("search", [DARTS, GDAS, partial(RandomSearch, num_samples=5)], ids=["DARTS", "GDAS", "random"])
+def test_the_same_seed_finds_the_same_cell_and_parameters(tmp_path: Path, search: type[SearchStrategy]) -> None:
+    first, again = (fit(tmp_path, search(), seed=1, limit_train_batches=3) for _ in range(2))
+    other = fit(tmp_path, search(), seed=2, limit_train_batches=3)
+    assert first.genotype == again.genotype
+    states = [module.supernet.state_dict() for module in (first, again, other)]
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())
+    assert not all(value.equal(states[2][name]) for name, value in states[0].items())
+
+
+def test_the_learning_rate_follows_the_cosine_of_each_epoch(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watching(SearchModule):
+        def on_train_epoch_start(self) -> None:
+            seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+            super().on_train_epoch_start()
+
+    module = Watching(RandomSearch(), 2, 1, image_shape=(1, 8, 8))
+    make_trainer(tmp_path, max_epochs=5, limit_train_batches=1, limit_val_batches=0).fit(
+        module, datamodule=SearchData()
+    )
+    cosine = [0.001 + (0.025 - 0.001) * (1 + torch.cos(torch.tensor(torch.pi * t / 5)).item()) / 2 for t in range(5)]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(cosine))
+
+
+def test_a_mixture_that_cuts_the_input_off_teaches_the_architecture_nothing(tmp_path: Path) -> None:
+    class Cut(DARTS):
+        def forward(self) -> Tensor:
+            mask = torch.zeros(6, 5)
+            mask[:, 0] = 1
+            return super().forward() * mask
+
+    module, data = make(Cut())
+    before = module.search.get_parameter("logits").clone()
+    make_trainer(tmp_path, limit_train_batches=2).fit(module, datamodule=data)
+    assert module.search.get_parameter("logits").equal(before)
+
+
+def test_several_paths_make_one_step_of_their_summed_gradients(tmp_path: Path) -> None:
+    cells = [Genotype.from_index(6111), Genotype.from_index(13714)]
+
+    class Two(RandomSearch):
+        def paths(self) -> Any:
+            return (F.one_hot(torch.tensor(self.space.choices(cell)), 5).float() for cell in cells)
+
+    seen: list[Batch] = []
+
+    class Recording(SearchModule):
+        def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+            seen.append(copy.deepcopy(batch["train"]))
+            super().training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    # No momentum, no decay, no clipping: the step is the learning rate times the summed gradient.
+    module = Recording(
+        Two(), 3, 1, image_shape=(1, 8, 8), network_momentum=0, network_weight_decay=0, grad_clip=1e9, network_lr=0.5
+    )
+    supernet = copy.deepcopy(module.supernet)
+    make_trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, datamodule=SearchData())
+    total = sum(F.cross_entropy(supernet(seen[0][0], supernet.one_hot(cell)), seen[0][1]) for cell in cells)
+    assert isinstance(total, Tensor)
+    total.backward()
+    for after, before in zip(module.supernet.parameters(), supernet.parameters(), strict=True):
+        step = torch.zeros_like(before) if before.grad is None else 0.5 * before.grad
+        torch.testing.assert_close(after, before - step, rtol=1e-4, atol=1e-6)
+
+
+def test_score_is_the_accuracy_of_the_inherited_network_on_the_first_images(tmp_path: Path) -> None:
+    scores: dict[Genotype, float] = {}
+
+    class Scoring(RandomSearch):
+        def derive(self, score: Any) -> Genotype:
+            scores.update({cell: score(cell) for cell in [Genotype.from_index(6111), Genotype.from_index(0)]})
+            return Genotype.from_index(0)
+
+    seed_everything(0)
+    module = SearchModule(Scoring(), 4, 1, image_shape=(1, 8, 8), score_images=300)
+    data = SearchData(eval_batch_size=100)
+    make_trainer(tmp_path).fit(module, datamodule=data)
+    images, labels = data.sets["val"]
+    for cell, found in scores.items():
+        network = module.supernet.inherit(cell).train()
+        # 719 images make eight batches of 90, the last 89; four of them hold the first 300.
+        parts = list(zip(images.tensor_split(8), labels.tensor_split(8), strict=True))[:4]
+        right = sum((network(data.prepare(x)).argmax(1) == y).sum().item() for x, y in parts)
+        assert found == right / sum(len(y) for _, y in parts)
+
+
+def test_a_checkpoint_holds_the_cell_and_its_source_and_loads_without_executing_code(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=2)
+    seed_everything(7)
+    module, data = make(DARTS(top_k=2))
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "search.ckpt")
+    kept = torch.load(tmp_path / "search.ckpt", weights_only=True)[CHECKPOINT_KEY]
+    assert Genotype.parse(kept["genotype"]) == module.genotype
+    assert (kept["strategy"], kept["data"], kept["seed"]) == ("DARTS", "digits", 7)
+    assert 0 <= kept["metrics"]["val/derived_accuracy"] <= 1
+
+
+def test_a_checkpoint_restores_parameters_logits_cell_and_generator(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, limit_train_batches=2)
+    module, data = make(GDAS())
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "search.ckpt")
+    restored = SearchModule.load_from_checkpoint(tmp_path / "search.ckpt", weights_only=True, search=GDAS())
+    assert restored.genotype == module.genotype
+    assert restored.search().equal(module.search())
+    images, mixture = torch.randn(4, 1, 8, 8), torch.rand(6, 5)
+    assert restored.supernet(images, mixture).equal(module.supernet(images, mixture))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_an_interrupted_search_goes_on_at_the_next_epoch(tmp_path: Path) -> None:
+    whole = fit(tmp_path, GDAS(), max_epochs=4, limit_train_batches=3)
+    seed_everything(0)
+    module, data = make(GDAS())
+
+    class Interrupt(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                raise RuntimeError("power cut")
+
+    callbacks: list[Callback] = [Interrupt(), ModelCheckpoint(tmp_path, "last", enable_version_counter=False)]
+    trainer = make_trainer(
+        tmp_path, max_epochs=4, limit_train_batches=3, enable_checkpointing=True, callbacks=callbacks
+    )
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer.fit(module, datamodule=data)
+    seed_everything(5)  # whatever the second process starts with, the checkpoint decides
+    resumed, data = make(GDAS())
+    trainer = make_trainer(
+        tmp_path, max_epochs=4, limit_train_batches=3, enable_checkpointing=True, callbacks=callbacks[1:]
+    )
+    trainer.fit(resumed, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert trainer.current_epoch == 4
+    torch.testing.assert_close(resumed.search.get_parameter("logits"), whole.search.get_parameter("logits"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence_before_the_epoch_is_saved(tmp_path: Path) -> None:
+    module, data = make(DARTS(), network_lr=1e30)
+    trainer = make_trainer(tmp_path, max_epochs=3)
+    with pytest.raises(SupernetError, match=r"loss is nan at epoch 0, step \d+: lower one of --model.network_lr"):
+        trainer.fit(module, datamodule=data)
+
+
+def test_an_arch_loss_that_is_not_finite_stops_too(tmp_path: Path) -> None:
+    class Broken(DARTS):
+        def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
+            return loss(self(), val) / 0
+
+    module, data = make(Broken())
+    with pytest.raises(SupernetError, match=r"arch/loss is (inf|nan) at epoch 0"):
+        make_trainer(tmp_path).fit(module, datamodule=data)
+
+
+def test_a_size_that_cannot_work_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SupernetError, match="multiples of 4, because the network halves them twice, got 30 x 30"):
+        SearchModule(DARTS(), 2, 1, image_shape=(3, 30, 30))
+
+
+def test_a_search_without_epochs_is_refused(tmp_path: Path) -> None:
+    module, data = make(DARTS())
+    with pytest.raises(SupernetError, match="the schedules need a number of epochs"):
+        make_trainer(tmp_path, max_epochs=-1, max_steps=3).fit(module, datamodule=data)
+
+
+def test_another_space_is_searched_by_naming_it(tmp_path: Path) -> None:
+    space = CellSpace(3, ("skip_connect", "nor_conv_5x5"))
+    module = SearchModule(DARTS(), 2, 1, space, image_shape=(1, 8, 8))
+    make_trainer(tmp_path, limit_train_batches=1).fit(module, datamodule=SearchData())
+    assert module.genotype is not None
+    assert module.genotype.num_nodes == 3
+    assert set(module.genotype.ops) <= {"skip_connect", "nor_conv_5x5"}
