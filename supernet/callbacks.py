@@ -107,8 +107,7 @@ class SearchPictures(Callback):
         logger.log_metrics(scalars, step=step)
         self.epochs.append(trainer.current_epoch)
         self.history.append(probabilities.numpy())
-        title = f"epoch {trainer.current_epoch}: {pl_module.genotype}"
-        logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype, title), step)
+        logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype), step)
         if self._is_time_for_a_map(trainer):
             logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)
 

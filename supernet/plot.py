@@ -44,14 +44,14 @@ def sketch_cell(genotype: Genotype) -> str:
     )
 
 
-def draw_cell(genotype: Genotype, title: str = "") -> Figure:
+def draw_cell(genotype: Genotype) -> Figure:
     """The cell as a graph: nodes from left to right, one labelled arrow for each edge that is not ``none``."""
     graph = nx.DiGraph()
     graph.add_nodes_from(range(genotype.num_nodes))
     last = genotype.num_nodes - 1
     where = {node: (float(node), 0.0) for node in graph}
     reach = 0.3 * last + 0.2
-    figure = Figure(figsize=(2.2 * (last + 0.7), 2.2 * (2 * reach) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.7 * (last + 0.7), 1.7 * (2 * reach) + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.35, last + 0.35), ylim=(-reach, reach), aspect="equal")
     for (target, source), op in genotype.edges.items():
@@ -73,10 +73,10 @@ def draw_cell(genotype: Genotype, title: str = "") -> Figure:
         middle = (source + target) / 2
         axes.text(middle, height, op, bbox=box, ha="center", va="center", fontsize=9, color=colour, parse_math=False)
     labels = {node: "in" if node == 0 else "out" if node == last else str(node) for node in graph}
-    nx.draw_networkx_nodes(graph, where, ax=axes, node_size=650, node_color="#f4f4f4", edgecolors="#333333")
+    nx.draw_networkx_nodes(graph, where, ax=axes, node_size=520, node_color="#f4f4f4", edgecolors="#333333")
     nx.draw_networkx_labels(graph, where, labels, ax=axes, font_size=10)
     axes.axis("off")
-    axes.set_title(title or str(genotype), fontsize=8, parse_math=False)
+    axes.set_title(str(genotype).replace("+|", "\n+|"), fontsize=8, parse_math=False)
     return figure
 
 
@@ -91,7 +91,9 @@ def heat_map(history: Sequence[NDArray[np.floating]], epochs: Sequence[int], spa
     table = np.stack([probabilities.reshape(-1) for probabilities in history], axis=1)
     figure = Figure(figsize=(7.5, 0.2 * len(table) + 1.3), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1)
+    # Probabilities start equal and far below one: the scale shows at least twice the uniform one.
+    brightest = max(float(table.max()), min(1.0, 2 / space.num_ops))
+    image = axes.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=brightest)
     axes.set_yticks(range(len(table)), [f"{t}<-{s}  {op}" for t, s in space.edges for op in space.ops], fontsize=7)
     for boundary in range(1, space.num_edges):
         axes.axhline(boundary * space.num_ops - 0.5, color="white", linewidth=1.2)

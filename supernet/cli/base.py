@@ -84,7 +84,8 @@ class CommandLine(LightningCLI):
         model_class: the LightningModule.
         datamodule_class: the LightningDataModule.
         args: the command line, without the name of the program.
-        description: first lines of ``--help``.
+        usage: the command with its arguments, in one line.
+        description: what the command does.
         callbacks: callbacks that every run has.
     """
 
@@ -93,6 +94,7 @@ class CommandLine(LightningCLI):
         model_class: type[LightningModule],
         datamodule_class: type[LightningDataModule],
         args: Sequence[str],
+        usage: str,
         description: str,
         callbacks: list[Callback],
     ) -> None:
@@ -102,7 +104,7 @@ class CommandLine(LightningCLI):
             args=list(args),
             run=False,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "description": description},
+            parser_kwargs={"allow_abbrev": False, "description": description, "usage": usage},
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -114,6 +116,13 @@ class CommandLine(LightningCLI):
                 "log_every_n_steps": 10,
             },
         )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Model and data first: ``--help`` opens with what this project is about, and ends with Lightning's trainer."""
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(self._datamodule_class, "data")
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": v for name, v in self.trainer_defaults.items() if name != "callbacks"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were passed in, whatever the program itself was called with."""

@@ -26,6 +26,11 @@ from supernet.space import is_connected
 from supernet.strategies import FactorisedSearch
 from supernet.versions import versions
 
+_USAGE = (
+    "derive.py (CHECKPOINT | --genotype CELL) [--no_retrain] [--config FILE]"
+    " [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+)
+
 _DESCRIPTION = """Extract the cell of a search, draw it, and train it from scratch.
 
 The cell comes from CHECKPOINT, or from --genotype. --no_retrain stops after the extraction."""
@@ -146,7 +151,7 @@ class DeriveCommand(CommandLine):
 
 
 def _derive(args: Sequence[str]) -> None:
-    cli = DeriveCommand(RetrainModule, RetrainData, args, _DESCRIPTION, [])
+    cli = DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION, [])
     genotype, folder = cli.model.network.genotype, run_dir(cli.trainer)
     folder.mkdir(parents=True, exist_ok=True)
     hparams = cli.model.hparams

@@ -12,6 +12,8 @@ from supernet.cli.base import CommandLine, command, describe_cell
 from supernet.data import SearchData
 from supernet.module import SearchModule
 
+_USAGE = "train.py [--config FILE] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+
 _DESCRIPTION = """Search a cell with a weight-sharing supernet.
 
 Without --config it runs the quick start on embedded images; configs/ holds the reference protocols."""
@@ -47,7 +49,7 @@ def search(args: Sequence[str], quick_start: Path | None = None) -> int:
 
 
 def _search(args: Sequence[str]) -> None:
-    cli = SearchCommand(SearchModule, SearchData, args, _DESCRIPTION, [GenotypeExport(), SearchPictures()])
+    cli = SearchCommand(SearchModule, SearchData, args, _USAGE, _DESCRIPTION, [GenotypeExport(), SearchPictures()])
     model, trainer = cli.model, cli.trainer
     trainer.fit(model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     folder = run_dir(trainer)
