@@ -49,9 +49,7 @@ class GenotypeExport(Callback):
         """In the last epoch, derive now if its validation did not."""
         assert isinstance(pl_module, SearchModule)
         if trainer.current_epoch + 1 == trainer.max_epochs and self._derived_in != trainer.current_epoch:
-            pl_module.eval()
             pl_module.derive()
-            pl_module.train()
             self.on_validation_end(trainer, pl_module)
 
 

@@ -130,10 +130,6 @@ class SearchModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
-        if self.trainer.world_size > 1:
-            raise SupernetError(
-                f"a search runs on one device so far, got {self.trainer.world_size}; pass --trainer.devices 1"
-            )
         if self.trainer.precision == "16-mixed":
             raise SupernetError("gradients cannot be clipped under --trainer.precision 16-mixed; use bf16-mixed")
 

@@ -309,7 +309,7 @@ def test_final_training_serves_all_training_images_and_the_test_images() -> None
 def test_normalised_training_images_have_mean_zero_and_deviation_one() -> None:
     data = seeded(RetrainData)
     data.setup()
-    images = data.prepare(data.sets["train"].images).double()
+    images = data.prepare(data.sets["train"])[0].double()
     assert abs(float(images.mean())) < 1e-5
     assert abs(float(images.std()) - 1) < 1e-5
 
@@ -318,7 +318,7 @@ def test_a_channel_that_never_varies_stays_finite(tmp_path: Path) -> None:
     write_folder(tmp_path, 8)
     data = seeded(RetrainData, name="folder", root=str(tmp_path), image_size=8, batch_size=2)
     data.setup()
-    images = data.prepare(data.sets["train"].images)
+    images = data.prepare(data.sets["train"])[0]
     assert images.isfinite().all()
     assert (images[:, 1] == 0).all()
     assert (images[:, 0] != 0).any()
@@ -392,7 +392,7 @@ def test_a_missing_folder_is_refused_when_the_module_is_made(tmp_path: Path) -> 
 
 def test_preparing_images_before_they_are_read_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="setup"):
-        SearchData().prepare(torch.zeros(1, 1, 8, 8))
+        SearchData().prepare((torch.zeros(1, 1, 8, 8), torch.zeros(1)))
 
 
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from supernet.callbacks import GenotypeExport
 from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
@@ -169,7 +170,10 @@ def test_several_paths_make_one_step_of_their_summed_gradients(tmp_path: Path) -
         torch.testing.assert_close(after, before - step, rtol=1e-4, atol=1e-6)
 
 
-def test_score_is_the_accuracy_of_the_inherited_network_on_the_first_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every_n_epochs", [1, 2])  # 2: the cell is derived at the end, outside of validation
+def test_score_is_the_accuracy_of_the_inherited_network_on_the_first_images(
+    tmp_path: Path, every_n_epochs: int
+) -> None:
     scores: dict[Genotype, float] = {}
 
     class Scoring(RandomSearch):
@@ -180,13 +184,14 @@ def test_score_is_the_accuracy_of_the_inherited_network_on_the_first_images(tmp_
     seed_everything(0)
     module = SearchModule(Scoring(), 4, 1, image_shape=(1, 8, 8), score_images=300)
     data = SearchData(eval_batch_size=100)
-    make_trainer(tmp_path).fit(module, datamodule=data)
+    trainer = make_trainer(tmp_path, check_val_every_n_epoch=every_n_epochs, callbacks=[GenotypeExport()])
+    trainer.fit(module, datamodule=data)
     images, labels = data.sets["val"]
     for cell, found in scores.items():
         network = module.supernet.inherit(cell).train()
         # 719 images make eight batches of 90, the last 89; four of them hold the first 300.
         parts = list(zip(images.tensor_split(8), labels.tensor_split(8), strict=True))[:4]
-        right = sum((network(data.prepare(x)).argmax(1) == y).sum().item() for x, y in parts)
+        right = sum((network(data.prepare((x, y))[0]).argmax(1) == y).sum().item() for x, y in parts)
         assert found == right / sum(len(y) for _, y in parts)
 
 

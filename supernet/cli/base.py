@@ -144,11 +144,16 @@ class CommandLine(LightningCLI):
             kwargs["logger"] = self.trainer_logger
         wanted = self.config.trainer.enable_progress_bar is not False
         if wanted and sys.stderr.isatty():
-            self.trainer_defaults["callbacks"].append(TQDMProgressBar())
+            self.trainer_defaults["callbacks"].append(
+                TQDMProgressBar(refresh_rate=10)
+            )  # a refresh waits for the device
         elif wanted:
             self.trainer_defaults["callbacks"].append(EpochLines())
             kwargs["enable_progress_bar"] = False
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1:  # said here, before Lightning starts further processes
+            raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
+        return trainer
 
 
 def describe_cell(genotype: Genotype, size: str) -> str:

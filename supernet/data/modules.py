@@ -120,22 +120,17 @@ class ImageData(LightningDataModule, ABC):
         fits = device.type == "cuda" and num_bytes < torch.cuda.mem_get_info(device)[1] / 4
         return device if fits and self.on_device else host
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches, and normalise every batch."""
-        if isinstance(batch, dict):
-            return {half: self.on_after_batch_transfer(part, dataloader_idx) for half, part in batch.items()}
+    def augment(self, batch: Batch) -> Batch:
+        """Random crops and flips of a batch of uint8 images, normalised."""
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
-            images = crop_flip(images, self.data_set.padding, self.data_set.flip, self.generator)
-        return self.prepare(images), labels
+        return self.prepare((crop_flip(images, self.data_set.padding, self.data_set.flip, self.generator), labels))
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Normalised floats of uint8 images, shape (B, C, H, W)."""
+    def prepare(self, batch: Batch) -> Batch:
+        """A batch of uint8 images, normalised."""
         if self.normalise is None:
             raise RuntimeError("setup() reads the images and their statistics; call it first")
-        self.normalise.to(images.device)
-        normalised: Tensor = self.normalise(images)
-        return normalised
+        images, labels = batch
+        return self.normalise.to(images.device)(images), labels
 
     def state_dict(self) -> dict[str, Any]:
         """Seed of the order and generator of the augmentation: a resumed run draws on where it stopped."""
@@ -183,6 +178,12 @@ class SearchData(ImageData):
         loaders = {"train": self.shuffled("train", 0), "val": self.shuffled("val", 1)}
         return CombinedLoader(loaders, "max_size_cycle")
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment the pairs of batches that train; all others are compared with one another, and stay as they are."""
+        if isinstance(batch, dict):
+            return {half: self.augment(part) for half, part in batch.items()}
+        return self.prepare(batch)
+
     def val_dataloader(self) -> DataLoader[Any]:
         """The half that trains the architecture, in order."""
         return self.in_order("val")
@@ -198,6 +199,11 @@ class RetrainData(ImageData):
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches."""
         return self.shuffled("train", 0)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment the batches that train."""
+        training = self.trainer is not None and self.trainer.training
+        return self.augment(batch) if training else self.prepare(batch)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches."""

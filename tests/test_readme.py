@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from supernet.cli import derive, search
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+SMALL = ["--model.channels", "2", "--model.num_cells", "1", "--trainer.max_epochs", "1"]
+
+
+def blocks(kind: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == kind]
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python train.py --config")])
+def test_every_search_command_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [word if word[:7] != "configs" else str(ROOT / word) for word in shlex.split(command)[2:]]
+    with pytest.raises(SystemExit) as stop:
+        search([*arguments, *([] if "--print_config" in arguments else ["--print_config"])])
+    assert stop.value.code == 0
+    assert "class_path: supernet.strategies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python derive.py")])
+def test_every_derive_command_is_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = shlex.split(command)[2:]
+    if "--genotype" not in arguments:
+        assert search(["--trainer.logger", "false", *SMALL, "--trainer.limit_train_batches", "1"]) == 0
+        (arguments[0],) = map(str, tmp_path.rglob("last.ckpt"))
+    assert derive([*arguments, *([] if "--no_retrain" in arguments else ["--no_retrain"])]) == 0
+
+
+def test_the_strategy_of_your_own_runs_and_has_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (text for text in blocks("python") if "class Sigmoid" in text)
+    assert len(block.strip().splitlines()) <= 10 + block.count("\n\n")
+    (tmp_path / "mine.py").write_text(block, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert search(["--model.search", "mine.Sigmoid", *SMALL]) == 0
+    assert list(tmp_path.rglob("logs/sigmoid_digits/version_0/genotype.json"))
+
+
+def test_the_space_of_the_yaml_block_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks("yaml")
+    (tmp_path / "space.yaml").write_text(block, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert search(["--config", "space.yaml", *SMALL, "--trainer.limit_train_batches", "2"]) == 0
+    assert "4<-3" in next(tmp_path.rglob("genotype.json")).read_text(encoding="utf-8")
+
+
+def test_the_exported_program_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (text for text in blocks("python") if "torch.export.load" in text)
+    monkeypatch.chdir(tmp_path)
+    assert derive(["--genotype", "6111", *SMALL, "--data.batch_size", "256"]) == 0
+    shown: list[torch.Tensor] = []
+    exec(block, {"print": shown.append})
+    assert shown[0].shape == (5,)
+
+
+def test_the_quick_start_is_on_the_first_fifteen_lines_and_its_pictures_exist() -> None:
+    assert "python train.py" in "\n".join(README.splitlines()[:15])
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file()
+
+
+def test_links_and_named_files_exist() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(
+        r"`((?:supernet|tests|configs)/[\w/.]+)`", README
+    ):
+        assert (ROOT / link).exists(), link
