@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from supernet.data import DATA_SETS, ImageSet, describe, halves
-from supernet.data.images import _imagenet16_part
+from supernet.data.imagenet16 import load_part
 from supernet.errors import SupernetError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -570,7 +570,7 @@ def test_a_mutated_pickle_is_read_or_refused(tmp_path: Path, edits: list[tuple[i
         raw[place] = value
     (tmp_path / "part").write_bytes(raw)
     with contextlib.suppress(SupernetError):
-        assert _imagenet16_part(tmp_path / "part").images.shape[1:] == (3, 16, 16)
+        assert load_part(tmp_path / "part").images.shape[1:] == (3, 16, 16)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])

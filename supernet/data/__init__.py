@@ -1,7 +1,8 @@
 """Images for searching and for final training, held in memory."""
 
 from supernet.data.augment import Normalise, crop_flip
-from supernet.data.images import DATA_SETS, ImageSet, describe, halves
+from supernet.data.image_set import ImageSet
+from supernet.data.images import DATA_SETS, describe, halves
 from supernet.data.modules import ImageData, RetrainData, SearchData
 
 __all__ = [

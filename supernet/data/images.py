@@ -5,37 +5,21 @@ Shapes: N images of C channels, height H and width W.
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
+from supernet.data.image_set import ImageSet
+from supernet.data.imagenet16 import load_imagenet16
 from supernet.errors import SupernetError, nearest
 from supernet.network import check_image_size
-
-
-class ImageSet(NamedTuple):
-    """Images and their classes."""
-
-    images: Tensor
-    """uint8, shape (N, C, H, W)."""
-    labels: Tensor
-    """int64, shape (N,), classes numbered from 0."""
-
-    def subset(self, indices: list[int]) -> ImageSet:
-        """The images with these positions, in this order."""
-        chosen = torch.tensor(indices, dtype=torch.long)
-        return ImageSet(self.images[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -119,74 +103,6 @@ def _cifar(kind: type[CIFAR10]) -> Callable[[Path, bool], tuple[ImageSet, ImageS
     return load
 
 
-class _Recorded:
-    """Stands in for numpy's classes while a pickle is read: it keeps what it is told and executes nothing."""
-
-    state: Any = None
-
-    def __init__(self, *args: object) -> None:
-        self.args = args
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of arrays of bytes and plain containers, and refuses whatever else they ask for.
-
-    Not even numpy's own functions run: handed a hostile state they can crash the interpreter.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            return _Recorded
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array of bytes needs")
-
-
-def _bytes_array(recorded: _Recorded) -> NDArray[np.uint8]:
-    """The array of bytes that was pickled, flat."""
-    _, _, dtype, _, raw = recorded.state
-    if dtype.args[0] not in ("u1", "|u1"):
-        raise ValueError(f"its array holds {dtype.args[0]}, not bytes")
-    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=np.uint8)
-
-
-def _imagenet16(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
-    """The first 120 classes of ImageNet at 16 x 16 pixels, from its published pickles."""
-    folder = root / "ImageNet16" if (root / "ImageNet16").is_dir() else root
-    train = [_imagenet16_part(folder / f"train_data_batch_{part}") for part in range(1, 11)]
-    joined = ImageSet(torch.cat([part.images for part in train]), torch.cat([part.labels for part in train]))
-    return joined, _imagenet16_part(folder / "val_data")
-
-
-_BROKEN_PICKLE = (
-    *(OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError),
-    *(OverflowError, MemoryError, RecursionError),
-)
-
-
-def _imagenet16_part(path: Path) -> ImageSet:
-    try:
-        with path.open("rb") as file:
-            record = _ArrayUnpickler(file, encoding="latin1").load()
-        data = _bytes_array(record["data"]).reshape(-1, 3, 16, 16)
-        labels = list(record["labels"])
-        if len(labels) != len(data) or any(type(label) is not int or not 1 <= label <= 1000 for label in labels):
-            raise ValueError(f"its {len(data)} images should have as many labels from 1 to 1000")
-    except FileNotFoundError:
-        raise SupernetError(
-            f"{path} is missing; ImageNet16-120 is read from the files train_data_batch_1 to 10 and val_data as"
-            " published, and cannot be downloaded from here: pass --data.root with the folder that holds them"
-        ) from None
-    except _BROKEN_PICKLE as error:
-        raise SupernetError(f"{path} is no part of ImageNet16 as published ({error}); fetch it again") from None
-    classes = torch.tensor(labels, dtype=torch.long)
-    kept = classes <= 120
-    return ImageSet(torch.from_numpy(data.copy())[kept], classes[kept] - 1)
-
-
 _LAYOUT = "put the images under ROOT/train/CLASS/ and ROOT/test/CLASS/, or all of them under ROOT/CLASS/"
 
 
@@ -264,7 +180,7 @@ DATA_SETS: dict[str, DataSet] = {
         _cifar(CIFAR100), 100, (3, 32, 32), 4, True, mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4)
     ),
     "imagenet16-120": DataSet(
-        _imagenet16, 120, (3, 16, 16), 2, True, mean=(122.68, 116.66, 104.01), std=(63.22, 61.26, 65.09)
+        load_imagenet16, 120, (3, 16, 16), 2, True, mean=(122.68, 116.66, 104.01), std=(63.22, 61.26, 65.09)
     ),
 }
 """Every data set with a name of its own; ``folder`` is any folder of class folders."""

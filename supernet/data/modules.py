@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from supernet.data.augment import Normalise, crop_flip
-from supernet.data.images import ImageSet, describe, halves
+from supernet.data.image_set import ImageSet
+from supernet.data.images import describe, halves
 from supernet.errors import SupernetError
 
 Batch = tuple[Tensor, Tensor]
