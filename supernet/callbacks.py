@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from supernet.module import SearchModule
@@ -68,7 +68,7 @@ class SearchPictures(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the configuration as text."""
         if isinstance(trainer.logger, TensorBoardLogger):
-            text = json.dumps(_plain(pl_module.hparams), indent=2)
+            text = json.dumps(hyperparameters(trainer, pl_module), indent=2)
             trainer.logger.experiment.add_text("hyperparameters", f"```json\n{text}\n```")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,7 +118,7 @@ class SearchPictures(Callback):
         """Fill the table of hyperparameters with the last accuracies."""
         final = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if isinstance(trainer.logger, TensorBoardLogger) and final:
-            trainer.logger.log_hyperparams(_plain(pl_module.hparams), final)
+            trainer.logger.log_hyperparams(hyperparameters(trainer, pl_module), final)
 
     def state_dict(self) -> dict[str, Any]:
         """The probabilities so far: the heat map of a resumed run shows the whole time."""
@@ -130,10 +130,16 @@ class SearchPictures(Callback):
         self.history = [moment.numpy() for moment in state_dict["history"]]
 
 
+def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What model and data were made with, as plain containers, numbers and text."""
+    data: LightningDataModule | None = getattr(trainer, "datamodule", None)
+    groups = {"model": module.hparams, "data": {} if data is None else data.hparams}
+    return {name: _plain(values) for name, values in groups.items()}
+
+
 def _plain(value: Any) -> Any:
-    """Nested hyperparameters as plain containers, numbers and text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items() if not str(key).startswith("_")}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str | None) else str(value)
