@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_option_to_change(tmp_path: Pat
 
 def test_a_training_without_epochs_is_refused(tmp_path: Path) -> None:
     module = RetrainModule(CELL, 2, 1, image_shape=SHAPE)
-    with pytest.raises(SupernetError, match="pass --trainer.max_epochs"):
+    with pytest.raises(SupernetError, match=r"pass --trainer\.max_epochs"):
         make_trainer(tmp_path, max_epochs=-1, max_steps=3).fit(module, datamodule=RetrainData())
 
 
