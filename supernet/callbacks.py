@@ -52,6 +52,13 @@ class GenotypeExport(Callback):
             pl_module.derive()
             self.on_validation_end(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Derive at last if the search was stopped before any epoch did."""
+        assert isinstance(pl_module, SearchModule)
+        if pl_module.genotype is None:
+            pl_module.derive()
+            self.on_validation_end(trainer, pl_module)
+
 
 class SearchPictures(Callback):
     """Sends TensorBoard what the losses do not show: probabilities, entropy, the derived cell and its cost.
@@ -109,6 +116,11 @@ class SearchPictures(Callback):
         if self._is_time_for_a_map(trainer):
             logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In the last epoch, show the cell that was derived without a validation."""
+        if trainer.current_epoch + 1 == trainer.max_epochs and self.epochs[-1:] != [trainer.current_epoch]:
+            self.on_validation_end(trainer, pl_module)
+
     def _is_time_for_a_map(self, trainer: Trainer) -> bool:
         epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch or 1
         stride = -(-epochs // (every * self.max_heat_maps))
@@ -116,7 +128,9 @@ class SearchPictures(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the table of hyperparameters with the last accuracies."""
-        final = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        metrics = trainer.callback_metrics.items()
+        # Under names of their own: the table writes at step 0, which would bend the curves back.
+        final = {name.replace("val/", "final/"): value for name, value in metrics if name.startswith("val/")}
         if isinstance(trainer.logger, TensorBoardLogger) and final:
             trainer.logger.log_hyperparams(hyperparameters(trainer, pl_module), final)
 

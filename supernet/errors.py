@@ -13,6 +13,17 @@ class SupernetError(ValueError):
     """
 
 
+def guess(name: str, known: Iterable[str]) -> str:
+    """A question after the closest known name, with a space behind it; empty if none is close.
+
+    >>> guess("gdsa", ["darts", "gdas"])
+    "did you mean 'gdas'? "
+    """
+    names = {candidate.lower(): candidate for candidate in known}
+    match = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {names[match[0]]!r}? " if match else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The rest of an error sentence about an unknown name: the closest known name and all known ones.
 
@@ -20,7 +31,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'gdas'? (known: darts, gdas)"
     """
     names = list(known)
-    close = {candidate.lower(): candidate for candidate in names}
-    match = difflib.get_close_matches(name.lower(), close, n=1, cutoff=0.5)
-    guess = f"did you mean {close[match[0]]!r}? " if match else ""
-    return f"{guess}(known: {', '.join(names)})"
+    return f"{guess(name, names)}(known: {', '.join(names)})"

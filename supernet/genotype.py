@@ -154,9 +154,10 @@ class Genotype:
         genotype = cls.parse(record["genotype"])
         told = json.loads(genotype.to_json())
         for key in ("edges", "index"):
-            if json.dumps(record.get(key, told[key])) != json.dumps(told[key]):
+            found = record.get(key, told[key])
+            if type(found) is not type(told[key]) or found != told[key]:
                 raise SupernetError(
-                    f"the genotype file contradicts itself: {key!r} says {_shorten(str(record[key]))}, but the cell"
+                    f"the genotype file contradicts itself: {key!r} says {_shorten(str(found))}, but the cell"
                     f" string means {told[key]}; keep the one that is right and delete the other key"
                 )
         return genotype

@@ -25,7 +25,7 @@ class FiniteLoss(Callback):
     ) -> None:
         """Look at the losses when the loggers read them anyway: in between, a look would make the device wait."""
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not trainer.is_last_batch and (batch_idx + 1) % interval:
+        if not trainer.is_last_batch and (batch_idx + 1) % max(1, interval):
             return
         for name, value in trainer.callback_metrics.items():
             if name.endswith("/loss") and not torch.isfinite(value):
@@ -33,3 +33,12 @@ class FiniteLoss(Callback):
                     f"{name} is {float(value)} at epoch {trainer.current_epoch}, step {batch_idx}: {self.advice};"
                     " what earlier epochs have saved is intact"
                 )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the parameters before the checkpoint of this epoch is written."""
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()])
+        if not finite.all():
+            raise SupernetError(
+                f"a parameter is not finite after epoch {trainer.current_epoch}: {self.advice};"
+                " what earlier epochs have saved is intact"
+            )

@@ -43,7 +43,8 @@ def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> 
     The coefficients move to the device and type of ``like``.
 
     A mixture on the host is read, and only what it chooses is planned: a one-hot mixture costs one operation an
-    edge. A mixture on an accelerator is taken as dense, because reading it would make the host wait.
+    edge, and a candidate that does not run has no gradient. A mixture on an accelerator is taken as dense, because
+    reading it would make the host wait.
     """
     on_host = mixture.device.type == "cpu"
     chosen = (mixture.detach() != 0).tolist() if on_host else [[True] * space.num_ops] * space.num_edges

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -19,7 +19,8 @@ from supernet.cost import Cost, cost
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import FiniteLoss
-from supernet.network import Supernet
+from supernet.network import Supernet, check_image_size
+from supernet.recipe import check_fraction, check_not_negative, check_positive, sgd_with_cosine
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
 from supernet.versions import versions
@@ -87,12 +88,20 @@ class SearchModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
+        check_image_size(*image_shape[1:])
+        check_positive(network_lr=network_lr, arch_lr=arch_lr, grad_clip=grad_clip, score_images=score_images)
+        check_fraction(network_momentum=network_momentum, arch_beta_1=arch_betas[0], arch_beta_2=arch_betas[1])
+        check_not_negative(
+            network_lr_min=network_lr_min,
+            network_weight_decay=network_weight_decay,
+            arch_weight_decay=arch_weight_decay,
+        )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
         self.supernet = Supernet(space, **self.skeleton, image_channels=image_shape[0])
-        self.cost(Genotype((space.ops[0],) * space.num_edges))  # the images must fit the skeleton: say so now
         self.search = search
-        search.bind(space, torch.initial_seed() % 2**63)
+        self.seed = torch.initial_seed() % 2**63
+        search.bind(space, self.seed)
         self.genotype: Genotype | None = None
 
         def accuracy() -> MulticlassAccuracy:
@@ -104,19 +113,14 @@ class SearchModule(LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
         hparams = self.hparams
-        if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
-            raise SupernetError(
-                f"the schedules need a number of epochs, got max_epochs={self.trainer.max_epochs};"
-                " pass --trainer.max_epochs"
-            )
-        network = SGD(
+        network, schedule = sgd_with_cosine(
             self.supernet.parameters(),
+            self.trainer,
             lr=hparams["network_lr"],
+            lr_min=hparams["network_lr_min"],
             momentum=hparams["network_momentum"],
             weight_decay=hparams["network_weight_decay"],
-            nesterov=hparams["network_momentum"] > 0,
         )
-        schedule = CosineAnnealingLR(network, self.trainer.max_epochs, eta_min=hparams["network_lr_min"])
         optimizers: list[Optimizer] = [network]
         if learned := list(self.search.parameters()):
             decay = hparams["arch_weight_decay"]
@@ -130,8 +134,10 @@ class SearchModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
-        if self.trainer.precision == "16-mixed":
-            raise SupernetError("gradients cannot be clipped under --trainer.precision 16-mixed; use bf16-mixed")
+        if self.trainer.world_size > 1:
+            raise SupernetError(f"a search uses one device so far, got {self.trainer.world_size}")
+        if self.trainer.precision in ("16-mixed", "16-true"):
+            raise SupernetError(f"half precision overflows here; use bf16-mixed, got {self.trainer.precision}")
 
     def on_train_epoch_start(self) -> None:
         """Let the strategy follow its schedule."""
@@ -188,6 +194,14 @@ class SearchModule(LightningModule):
         self.log(f"{part}/loss", loss.detach(), prog_bar=True)
         self.log(f"{part}/accuracy", accuracy, on_step=False, on_epoch=True)
 
+    def on_validation_start(self) -> None:
+        """Remember the strategy's generator: looking at a search must not change what it draws."""
+        self._drawn = self.search.generator.get_state()
+
+    def on_validation_end(self) -> None:
+        """Put the strategy's generator back."""
+        self.search.generator.set_state(self._drawn)
+
     def on_validation_epoch_start(self) -> None:
         """Derive the cell that this epoch stands for."""
         if not self.trainer.sanity_checking:
@@ -202,6 +216,7 @@ class SearchModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
         if self.trainer.sanity_checking:
+            self.mixed_accuracy.reset()
             return
         mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
         self.log("val/mixed_accuracy", mixed)
@@ -237,7 +252,9 @@ class SearchModule(LightningModule):
         correct, seen = torch.zeros((), device=self.device), 0
         for batch in loader:
             images, labels = self.trainer.strategy.batch_to_device(batch)
-            correct += (self.supernet(images.to(self.dtype), mixture).argmax(dim=1) == labels).sum()
+            with self.trainer.precision_plugin.val_step_context():
+                logits = self.supernet(images.to(self.dtype), mixture)
+            correct += (logits.argmax(dim=1) == labels).sum()
             seen += len(labels)
             if seen >= self.hparams["score_images"]:
                 break
@@ -251,16 +268,17 @@ class SearchModule(LightningModule):
         """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions."""
         return {
             "strategy": type(self.search).__name__,
-            "seed": torch.initial_seed(),
+            "seed": self.seed,
             "data": getattr(self._data(), "name", None),
             "network": {**self.skeleton, "image_shape": list(self.image_shape)},
             "epoch": self.current_epoch,
+            "num_epochs": self.trainer.max_epochs,
             "metrics": {
                 name: float(value)
                 for name, value in self.trainer.callback_metrics.items()
                 if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
             },
-            "versions": versions(),
+            "versions": versions(self.device),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -276,6 +294,7 @@ class SearchModule(LightningModule):
             del hparams[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the derived cell."""
-        genotype = checkpoint.get(CHECKPOINT_KEY, {}).get("genotype")
+        """Restore the derived cell and the seed it began with."""
+        record = checkpoint.get(CHECKPOINT_KEY, {})
+        genotype, self.seed = record.get("genotype"), record.get("seed", self.seed)
         self.genotype = None if genotype is None else Genotype.parse(genotype)

@@ -215,7 +215,8 @@ class Supernet(Skeleton):
         Args:
             images: shape (B, image_channels, H, W); H and W are multiples of 4.
             mixture: shape (E, O), the coefficient of each candidate operation on each edge; any real numbers.
-                On the host it is read, and only candidates with a coefficient other than zero run.
+                On the host it is read: candidates with coefficient zero do not run, and get the gradient zero.
+                On an accelerator it is not read: all candidates run, and the gradient is exact at zeros, too.
 
         Returns:
             Logits, shape (B, num_classes).

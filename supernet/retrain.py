@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -9,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import FiniteLoss
 from supernet.network import Network
+from supernet.recipe import check_fraction, check_not_negative, check_positive, sgd_with_cosine
 from supernet.strategies import Batch
 
 
@@ -47,6 +48,9 @@ class RetrainModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive(lr=lr)
+        check_fraction(momentum=momentum)
+        check_not_negative(weight_decay=weight_decay)
         self.image_shape = image_shape
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -54,20 +58,9 @@ class RetrainModule(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule, epoch by epoch, to zero."""
-        if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
-            raise SupernetError(
-                f"the schedule needs a number of epochs, got max_epochs={self.trainer.max_epochs};"
-                " pass --trainer.max_epochs"
-            )
-        momentum = self.hparams["momentum"]
-        optimizer = SGD(
-            self.network.parameters(),
-            lr=self.hparams["lr"],
-            momentum=momentum,
-            weight_decay=self.hparams["weight_decay"],
-            nesterov=momentum > 0,
-        )
-        return [optimizer], [CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
+        recipe = {name: self.hparams[name] for name in ("lr", "momentum", "weight_decay")}
+        optimizer, schedule = sgd_with_cosine(self.network.parameters(), self.trainer, lr_min=0.0, **recipe)
+        return [optimizer], [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
         """Stop when the loss is no longer a number."""
@@ -109,15 +102,13 @@ def export_program(
     The program takes uint8 images, shape (B, channels, height, width) for any B >= 1, and returns class logits.
 
     Args:
-        network: takes normalised images; it is exported as in evaluation, and left in its mode.
+        network: takes normalised images; a copy is exported, in float32 and as in evaluation.
         normalise: turns uint8 images into what the network takes.
         image_shape: channels, height and width.
         path: file to write; by custom it ends in ``.pt2``.
     """
-    training = network.training
-    program = nn.Sequential(normalise, network).cpu().eval()
+    program = copy.deepcopy(nn.Sequential(normalise, network)).cpu().float().eval()
     example = torch.zeros(2, *image_shape, dtype=torch.uint8)
     exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    network.train(training)
     torch.export.save(exported, path)
     return Path(path)

@@ -10,13 +10,13 @@ import torch
 import supernet
 
 
-def versions() -> dict[str, str]:
-    """Versions of the software, and the hardware."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions of the software, and the hardware behind the device that was used."""
     return {
         "supernet": supernet.__version__,
         "python": platform.python_version(),
         "torch": version("torch"),
         "torchvision": version("torchvision"),
         "pytorch_lightning": version("pytorch_lightning"),
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {platform.machine()}",
     }

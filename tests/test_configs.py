@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from supernet.cli import derive
 from supernet.cli.base import Parser
 from supernet.data import RetrainData, SearchData
 from supernet.module import SearchModule
@@ -63,10 +64,17 @@ def test_the_defaults_are_the_published_search_recipe() -> None:
     assert (search.tau_max, search.tau_min) == (10, 0.1)
 
 
-def test_final_training_is_the_published_recipe() -> None:
-    given = settings("retrain.yaml")
-    assert given.pop("trainer")["max_epochs"] == 12
-    given["model"]["genotype"] = "|nor_conv_3x3~0|"
-    config = parser_of(RetrainModule, RetrainData).parse_object(given)
-    assert (config.model.channels, config.model.num_cells, config.data.batch_size) == (16, 5, 256)
-    assert (config.model.lr, config.model.momentum, config.model.weight_decay) == (0.1, 0.9, 5e-4)
+def test_final_training_is_the_published_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert derive(["--genotype", "6111", "--config", str(ROOT / "configs" / "retrain.yaml"), "--no_retrain"]) == 0
+    parser = parser_of(RetrainModule, RetrainData)
+    model = parser.parse_object({"model": {"genotype": "|nor_conv_3x3~0|"}}).model
+    assert (model.channels, model.num_cells, model.lr, model.momentum, model.weight_decay) == (16, 5, 0.1, 0.9, 5e-4)
+
+
+def test_derive_trains_by_that_recipe_whatever_configuration_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for config, epochs in (([], 12), (["--config", str(ROOT / "configs" / "retrain.yaml")], 200)):
+        with pytest.raises(SystemExit):
+            derive(["--genotype", "6111", *config, "--print_config"])
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert (printed["data"]["batch_size"], printed["trainer"]["max_epochs"]) == (256, epochs)

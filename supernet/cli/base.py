@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import supernet.strategies
-from supernet.callbacks import EpochLines
-from supernet.errors import SupernetError, nearest
+from supernet.callbacks import EpochLines, run_dir
+from supernet.errors import SupernetError, guess, nearest
 from supernet.genotype import Genotype
 from supernet.plot import sketch_cell
 
@@ -48,15 +48,16 @@ class Parser(LightningArgumentParser):
         if match := re.search(r"Group '(.+)' does not accept option '(.+)'", message):
             return _unknown_option(f"--{match[1]}.{match[2]}", options)
         if match := re.search(r"Option '(.+)' is not accepted", message):
-            return _unknown_option(f"--model.search.{match[1]}", _strategy_options())
+            # A name without a dot is an option of the strategy; a YAML key that fits nowhere comes with its path.
+            strategy = [] if "." in match[1] else _strategy_options()
+            return _unknown_option(f"--model.search.{match[1]}" if strategy else f"--{match[1]}", options + strategy)
         if 'Parser key "model.search":' in message:
             return _explain_strategy(message)
         return " ".join(message.split())
 
 
 def _unknown_option(name: str, options: list[str]) -> str:
-    guess = nearest(name, options).partition("(known:")[0]
-    return f"unknown option {name}; {guess}--help lists all options"
+    return f"unknown option {name}; {guess(name, options)}--help lists all options"
 
 
 def _strategy_options() -> list[str]:
@@ -98,24 +99,32 @@ class CommandLine(LightningCLI):
         description: str,
         callbacks: list[Callback],
     ) -> None:
-        super().__init__(
-            model_class,
-            datamodule_class,
-            args=list(args),
-            run=False,
-            parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "description": description, "usage": usage},
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "callbacks": [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)],
-                "devices": 1,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-            },
-        )
+        # The checkpoint follows every epoch, whether it was validated or not.
+        keep = ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        try:
+            super().__init__(
+                model_class,
+                datamodule_class,
+                args=list(args),
+                run=False,
+                parser_class=Parser,
+                parser_kwargs={"allow_abbrev": False, "description": description, "usage": usage},
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={
+                    "callbacks": [*callbacks, keep],
+                    "devices": 1,
+                    "enable_model_summary": False,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                },
+            )
+        except (SupernetError, MisconfigurationException):
+            raise
+        except (ValueError, TypeError, OSError, RuntimeError, AttributeError) as error:
+            # What PyTorch and Lightning say of a value they cannot use; nothing has run yet.
+            raise SupernetError(f"this configuration cannot be used: {' '.join(str(error).split())}") from error
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Model and data first: ``--help`` opens with what this project is about, and ends with Lightning's trainer."""
@@ -132,28 +141,63 @@ class CommandLine(LightningCLI):
         """Name of the folder under ``logs`` that holds this kind of run."""
         raise NotImplementedError
 
-    def before_instantiate_classes(self) -> None:
-        """Log to ``logs/NAME/version_0, 1, ...`` unless the user chose a logger."""
-        if self.config.trainer.logger in (None, True):
-            root = self.config.trainer.default_root_dir or "logs"
-            self.trainer_logger: Any = TensorBoardLogger(root, name=self.run_name(), default_hp_metric=False)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer, with the logger chosen above."""
-        if hasattr(self, "trainer_logger"):
-            kwargs["logger"] = self.trainer_logger
-        wanted = self.config.trainer.enable_progress_bar is not False
-        if wanted and sys.stderr.isatty():
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer; every run has a folder of its own, ``logs/NAME/version_0, 1, ...``, also without a logger."""
+        options = self.config.trainer
+        _check_trainer(options)
+        logger = TensorBoardLogger(options.default_root_dir or "logs", name=self.run_name(), default_hp_metric=False)
+        if options.logger in (None, True):
+            kwargs["logger"] = logger
+        elif options.logger is False:
+            kwargs["default_root_dir"] = logger.log_dir
+        if options.enable_progress_bar is not False and sys.stderr.isatty():
             self.trainer_defaults["callbacks"].append(
                 TQDMProgressBar(refresh_rate=10)
             )  # a refresh waits for the device
-        elif wanted:
+        elif options.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(EpochLines())
             kwargs["enable_progress_bar"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1:  # said here, before Lightning starts further processes
             raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
         return trainer
+
+    def fit(self, **options: Any) -> None:
+        """Train; a stop from outside becomes one sentence that says how to go on."""
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, **options)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise Interrupted(self.kept()) from None
+        if self.trainer.received_sigterm:
+            raise Interrupted(self.kept())
+        if not self.trainer.global_step:
+            raise SupernetError(
+                "no batch was trained; look at --trainer.limit_train_batches, --trainer.max_steps, --trainer.max_time"
+                " and, after a resume, --trainer.max_epochs"
+            )
+
+    def kept(self) -> Path | None:
+        """The checkpoint that this run has left, if it has."""
+        path = run_dir(self.trainer) / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+
+class Interrupted(Exception):  # noqa: N818 - no error of anybody's
+    """A run was stopped from outside; its argument is the checkpoint it left, or None."""
+
+
+def _check_trainer(options: Any) -> None:
+    """Refuse options of the Trainer that these commands could only ignore, or that end in a bare library error."""
+    if options.max_epochs is None:
+        raise SupernetError("the schedule needs a number of epochs; pass --trainer.max_epochs")
+    if options.check_val_every_n_epoch is not None and options.check_val_every_n_epoch < 1:
+        raise SupernetError(f"check_val_every_n_epoch must be at least 1, got {options.check_val_every_n_epoch}")
+    if options.enable_checkpointing is False:
+        raise SupernetError("every run keeps its last checkpoint; leave --trainer.enable_checkpointing out")
+    if options.fast_dev_run:
+        raise SupernetError("fast_dev_run keeps nothing; pass --trainer.max_epochs 1 --trainer.limit_train_batches 1")
+    if options.overfit_batches:
+        raise SupernetError("overfit_batches would replace the two halves; pass --trainer.limit_train_batches")
 
 
 def describe_cell(genotype: Genotype, size: str) -> str:
@@ -162,19 +206,16 @@ def describe_cell(genotype: Genotype, size: str) -> str:
     return f"\nDerived cell{index}:\n  {genotype}\n\n{sketch_cell(genotype)}\n\n{size}\n"
 
 
-def command(run: Callable[[Sequence[str]], None], args: Sequence[str], default_config: Path | None) -> int:
+def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
     """Run a command; a mistake of the user becomes one sentence.
 
     Args:
         run: the command.
         args: its command line.
-        default_config: configuration for a command line that names none.
 
     Returns:
-        Exit status: 0, or 2 for a mistake of the user.
+        Exit status: 0; 2 for a mistake of the user; 130 for a run that was stopped from outside.
     """
-    if default_config is not None and not any(arg.partition("=")[0] in ("-c", "--config") for arg in args):
-        args = ["--config", str(default_config), *args]
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     here = str(Path.cwd())
@@ -184,9 +225,16 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str], default_c
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             run(args)
-    except (SupernetError, MisconfigurationException) as error:
+    except BrokenPipeError:  # the reader of the output has left
+        sys.stdout = None  # type: ignore[assignment]
+        return 1
+    except (SupernetError, MisconfigurationException, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        (path,) = stop.args
+        print(f"interrupted; {f'its last whole epoch is {path}' if path else 'no epoch was finished'}", file=sys.stderr)
+        return 130
     finally:
         sys.path.remove(here)
     return 0
@@ -196,6 +244,7 @@ _KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # the images are in memory: workers would only copy them
     ".*is an instance of `nn.Module` and is already saved.*",  # the strategy, saved as text by the command line
     ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
+    ".*dirpath has changed.*",  # a resumed run has a folder of its own
     ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
 )
 """Warnings of libraries about things that are meant to be as they are."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from supernet.callbacks import run_dir
 from supernet.cli.base import CommandLine, command, describe_cell
+from supernet.cli.checkpoint import read_checkpoint, recorded_genotype
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
 from supernet.errors import SupernetError
@@ -36,58 +36,38 @@ _DESCRIPTION = """Extract the cell of a search, draw it, and train it from scrat
 The cell comes from CHECKPOINT, or from --genotype. --no_retrain stops after the extraction."""
 
 
-def derive(args: Sequence[str], default_config: Path | None = None) -> int:
+def derive(args: Sequence[str]) -> int:
     """Extract a cell from a command line and retrain it.
 
     Args:
         args: the command line, without the name of the program.
-        default_config: configuration for a command line that names none.
 
     Returns:
-        Exit status: 0, or 2 for a mistake of the user.
+        Exit status: 0; 2 for a mistake of the user; 130 for a training that was stopped from outside.
     """
-    return command(_derive, args, default_config)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Load the checkpoint of a search without executing anything from it.
-
-    Raises:
-        SupernetError: there is no such file, or it is damaged, or no checkpoint of a search.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SupernetError(f"there is no checkpoint {path}; a search leaves one in its checkpoints folder") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise SupernetError(f"{path} is damaged, or no checkpoint at all ({type(error).__name__})") from None
-    except pickle.UnpicklingError:
-        raise SupernetError(f"{path} is no checkpoint: it holds something else than tensors and plain values") from None
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        raise SupernetError(f"{path} is a checkpoint of something else than a search; pass one that train.py wrote")
-    return checkpoint
+    return command(_derive, args)
 
 
 def parse_genotype(text: str) -> Genotype:
     """A cell from whatever names it: a cell string, an official index, or a JSON file."""
     text = text.strip()
-    if text.lstrip("-").isdecimal():
-        return Genotype.from_index(int(text[:12]))
-    return Genotype.parse(text) if "|" in text or "~" in text else Genotype.load(text)
+    if text.lstrip("-").isdecimal() and len(text) < 20:
+        return Genotype.from_index(int(text))
+    if "|" in text or "~" in text or not text:
+        return Genotype.parse(text)
+    return Genotype.load(text)
 
 
 class DeriveCommand(CommandLine):
     """The command line of the final training."""
 
-    record: dict[str, Any]
+    checkpoint: dict[str, Any] | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Where the cell comes from, and what happens to it."""
+        """Where the cell comes from, and what happens to it; the final recipe for 12 epochs."""
         parser.add_argument("checkpoint", type=str | None, nargs="?", help="Checkpoint of a search.")
         parser.add_argument(
-            "--genotype",
-            type=str | None,
-            help="Cell string, JSON file or official index, in place of a checkpoint.",
+            "--genotype", type=str | None, help="Cell string, JSON file or official index, in place of a checkpoint."
         )
         parser.add_argument("--no_retrain", action="store_true", help="Stop after the extraction.")
         parser.add_argument(
@@ -96,52 +76,64 @@ class DeriveCommand(CommandLine):
             help="Derive anew: the best of the k most likely cells on the validation images of the search.",
         )
         parser.add_argument(
-            "--exclude_none",
-            type=bool | None,
-            help="Derive anew, without (true) or with (false) operation 'none'.",
+            "--exclude_none", type=bool | None, help="Derive anew, without (true) or with (false) operation 'none'."
         )
-        parser.set_defaults({"model.genotype": ""})
+        parser.set_defaults({"model.genotype": "", "data.batch_size": 256, "trainer.max_epochs": 12})
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.image_shape", "model.image_shape", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Find the cell; the data set of the search is the default for the final training."""
+        """The data set of the search is the default for the final training."""
         super().parse_arguments(parser, args)
         path, asked = self.config.checkpoint, self.config.genotype
-        if (path is None) == (asked is None):
+        if (path is None) == (asked is None) or self.config.model.genotype:
             raise SupernetError("name the cell once: by a CHECKPOINT of a search, or by --genotype")
         if path is None:
-            genotype, self.record = parse_genotype(asked), {"source": asked}
-        else:
-            checkpoint = read_checkpoint(path)
-            hparams = checkpoint.get("datamodule_hyper_parameters", {})
-            kept = ("name", "root", "image_size")
-            parser.set_defaults({f"data.{name}": hparams[name] for name in kept if name in hparams})
+            if self.config.top_k is not None or self.config.exclude_none is not None:
+                raise SupernetError(
+                    "--top_k and --exclude_none derive from a CHECKPOINT; a --genotype is derived already"
+                )
+            return
+        self.checkpoint = read_checkpoint(path)
+        searched = self.checkpoint["datamodule_hyper_parameters"]
+        for names in (("name",), ("root", "image_size")):
+            parser.set_defaults({f"data.{name}": searched[name] for name in names if name in searched})
             super().parse_arguments(parser, args)
-            self.record = {"source": path, **checkpoint[CHECKPOINT_KEY]}
-            genotype = self._from_search(path, checkpoint)
+            if self.config.data.name != searched.get("name"):
+                break  # another data set lies elsewhere
+
+    def before_instantiate_classes(self) -> None:
+        """Find the cell."""
+        path = self.config.checkpoint
+        if self.checkpoint is None:
+            genotype, self.record = parse_genotype(self.config.genotype), {"source": self.config.genotype}
+        else:
+            self.record = {"source": path, **self.checkpoint[CHECKPOINT_KEY]}
+            if self.config.top_k is None and self.config.exclude_none is None:
+                genotype = recorded_genotype(path, self.checkpoint)
+            else:
+                genotype = self._derive_anew(path, self.checkpoint)
         self.record.pop("genotype", None)
         self.config.model.genotype = str(genotype)
 
-    def _from_search(self, path: str, checkpoint: dict[str, Any]) -> Genotype:
-        top_k, exclude_none = self.config.top_k, self.config.exclude_none
-        if top_k is None and exclude_none is None:
-            found = checkpoint[CHECKPOINT_KEY]["genotype"]
-            if found is None:
-                raise SupernetError(f"{path} was saved before a cell was derived; pass --top_k 1 to derive one now")
-            return Genotype.parse(found)
-        module = SearchModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        if top_k is not None and not isinstance(module.search, FactorisedSearch):
+    def _derive_anew(self, path: str, checkpoint: dict[str, Any]) -> Genotype:
+        if self.config.top_k is not None and self.config.top_k < 1:
+            raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
+        try:
+            module = SearchModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise SupernetError(f"{path} is damaged, or was not written by train.py ({type(error).__name__})") from None
+        if self.config.top_k is not None and not isinstance(module.search, FactorisedSearch):
             raise SupernetError(f"{type(module.search).__name__} has no most likely cells: leave --top_k out")
-        for option, value in {"top_k": top_k, "exclude_none": exclude_none}.items():
-            if value is not None:
-                setattr(module.search, option, value)
-        hparams = checkpoint["datamodule_hyper_parameters"]
-        hparams = {name: value for name, value in hparams.items() if not name.startswith("_")}
-        data = SearchData(**{**hparams, "root": self.config.data.root})
-        trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, devices=1)
-        metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
-        self.record["metrics"] = {name: float(value) for name, value in metrics.items()}
+        for option in ("top_k", "exclude_none"):
+            if self.config[option] is not None:
+                setattr(module.search, option, self.config[option])
+        searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
+        data = SearchData(**{**searched, "root": self.config.data.root})
+        options: dict[str, Any] = {name: self.config.trainer[name] for name in ("accelerator", "precision")}
+        options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        metrics = Trainer(**options, devices=1).validate(module, datamodule=data, verbose=False)
+        self.record["metrics"] = {name: float(value) for name, value in metrics[0].items()}
         assert module.genotype is not None
         return module.genotype
 
@@ -169,25 +161,29 @@ def _derive(args: Sequence[str]) -> None:
 def _retrain(cli: DeriveCommand, folder: Path) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
-    trainer.fit(model, datamodule=data)
-    seconds = time.perf_counter() - started
-    accuracy = trainer.test(model, datamodule=data, verbose=False)[0]["test/accuracy"]
-    program = export_program(model.network, data.normalise, model.image_shape, folder / "network.pt2")
+    cli.fit()
+    seconds, epochs = time.perf_counter() - started, trainer.current_epoch
+    tested = trainer.test(model, datamodule=data, verbose=False)
+    accuracy = tested[0].get("test/accuracy") if tested else None
     result = {
         "genotype": str(model.network.genotype),
         "data": data.name,
         "test_accuracy": accuracy,
-        "epochs": trainer.max_epochs,
+        "epochs": epochs,
         "seed": torch.initial_seed(),
         "seconds": round(seconds, 1),
         "hyperparameters": {name: value for name, value in model.hparams.items() if not name.startswith("_")},
         "batch_size": data.batch_size,
-        "versions": versions(),
+        "versions": versions(trainer.strategy.root_device),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    program = export_program(model.network, data.normalise, model.image_shape, folder / "network.pt2")
     where = "CUDA" if trainer.strategy.root_device.type == "cuda" else trainer.strategy.root_device.type.upper()
-    print(
-        f"checkpoint {folder / 'checkpoints' / 'last.ckpt'}\nprogram    {program}\nresult     {folder / 'result.json'}"
-        f"\n\nTest accuracy on {data.name}: {100 * accuracy:.2f} %, {trainer.max_epochs} epochs from scratch"
-        f" in {seconds:.0f} s on {where}, last epoch"
-    )
+    print(f"checkpoint {cli.kept()}\nprogram    {program}\nresult     {folder / 'result.json'}\n")
+    if accuracy is None:
+        print("Not tested: no test batch was allowed.")
+    else:
+        print(
+            f"Test accuracy on {data.name}: {100 * accuracy:.2f} %, {epochs} epochs from scratch in {seconds:.0f} s"
+            f" on {where}, last epoch"
+        )

@@ -17,8 +17,7 @@ from supernet.data.augment import Normalise, crop_flip
 from supernet.data.image_set import ImageSet
 from supernet.data.images import describe, halves
 from supernet.errors import SupernetError
-
-Batch = tuple[Tensor, Tensor]
+from supernet.strategies import Batch
 
 
 class IndexBatches(Sampler[Tensor]):
@@ -28,8 +27,10 @@ class IndexBatches(Sampler[Tensor]):
     which changes from epoch to epoch. Without: every image once, in order, in batches of nearly equal size.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int | None = None) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+    def __init__(
+        self, num_images: int, batch_size: int, seed: int | None = None, device: torch.device | None = None
+    ) -> None:
+        self.num_images, self.batch_size, self.seed, self.device = num_images, batch_size, seed, device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,10 +44,12 @@ class IndexBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         # A generator: Lightning makes the iterator before it sets the epoch, and the order must follow the latter.
         if self.seed is None:
-            yield from torch.arange(self.num_images).tensor_split(len(self))
+            yield from torch.arange(self.num_images, device=self.device).tensor_split(len(self))
             return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.num_images, generator=generator)
+        # Moved once an epoch: an index on the host would make the device wait at every batch.
+        order = order.to(self.device)
         yield from order[: len(self) * self.batch_size].view(-1, self.batch_size)
 
 
@@ -152,13 +155,13 @@ class ImageData(LightningDataModule, ABC):
                 f"batch_size {self.batch_size} is larger than the {len(images.labels)} images it is taken from;"
                 f" pass --data.batch_size {len(images.labels)} or less"
             )
-        order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream)
+        order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
         return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
 
     def in_order(self, name: str) -> DataLoader[Any]:
         """Evaluation batches of a set: every image once, the same batches every time."""
         images = self.sets[name]
-        order = IndexBatches(len(images.labels), self.eval_batch_size)
+        order = IndexBatches(len(images.labels), self.eval_batch_size, device=images.labels.device)
         return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
 
 

@@ -52,7 +52,10 @@ class SearchStrategy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """The mixture for one step, shape (E, O), for all cells of the supernet."""
+        """The mixture for one step, shape (E, O), for all cells of the supernet.
+
+        Return it on the host if most of it is zero: only what it chooses will run (see `Supernet.forward`).
+        """
 
     def paths(self) -> Iterator[Tensor]:
         """The mixtures whose losses one step of the network optimizer sums; one unless overridden."""

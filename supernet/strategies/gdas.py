@@ -12,8 +12,8 @@ from supernet.strategies.base import FactorisedSearch
 class GDAS(FactorisedSearch):
     """One operation an edge is drawn by Gumbel-max and runs alone; its gradient is that of the softmax (eq. 4).
 
-    One draw serves all cells in a step. Where a widely used implementation lets the operations that were not
-    drawn contribute their bare coefficient to the features, they contribute nothing here, as the paper says.
+    One draw serves all cells in a step. In the reference code of NAS-Bench-201 the operations that were not drawn
+    add their bare coefficient, zero, to the features and so get a gradient; here they get none, as in the paper.
 
     Args:
         tau_max: temperature in the first epoch.
@@ -38,7 +38,7 @@ class GDAS(FactorisedSearch):
     def forward(self) -> Tensor:
         """A one-hot mixture whose gradient is that of ``softmax((log p + Gumbel noise) / tau)``; on the host.
 
-        The draw needs the logits of the last step in any case, so it is made where reading it costs nothing.
+        Drawing on the host waits for the logits once; in return only the drawn operations run.
         """
         log_probs = self.logits.cpu().log_softmax(dim=1)
         # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
