@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import zipfile
@@ -30,7 +31,7 @@ from supernet.plot import sketch_cell
 from supernet.retrain import RetrainModule
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK_START, RETRAIN = ROOT / "configs" / "quickstart.yaml", ROOT / "configs" / "retrain.yaml"
+QUICK_START = ROOT / "configs" / "quickstart.yaml"
 NETWORK = ["--model.channels", "2", "--model.num_cells", "1"]
 TINY = [*NETWORK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
@@ -51,10 +52,9 @@ class Result(NamedTuple):
 def run(command: Callable[..., int], *args: str, config: Path | None = None) -> Result:
     """A command in this process, as its script calls it."""
     out, err = io.StringIO(), io.StringIO()
-    config = config or (QUICK_START if command is search else RETRAIN)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status: Any = command(args, config)
+            status: Any = command(args, config or QUICK_START) if command is search else command(args)
         except SystemExit as stop:  # the parser's way to leave
             status = stop.code
     return Result(status, out.getvalue(), err.getvalue())
@@ -331,9 +331,26 @@ def test_a_loss_that_breaks_later_leaves_the_earlier_epochs_intact(here: Path) -
     assert run(derive, str(checkpoint), "--no_retrain", *NETWORK).status == 0
 
 
+INTERRUPTION = """
+from pytorch_lightning import Callback
+
+class AtEpoch(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+"""
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_search_goes_on_from_a_checkpoint_at_the_next_epoch(found: Found, here: Path) -> None:
-    result = run(search, *TINY, "--trainer.max_epochs", "3", "--ckpt_path", found.checkpoint)
+def test_an_interrupted_search_says_how_to_go_on_and_goes_on_at_the_next_epoch(here: Path) -> None:
+    (here / "interruption.py").write_text(INTERRUPTION)
+    three = [*TINY, "--trainer.max_epochs", "3"]
+    stopped = run(search, *three, "--trainer.callbacks+", "interruption.AtEpoch")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+    assert stopped.status == 130
+    checkpoint_path = stopped.err.split()[-1]
+    assert stopped.err == f"interrupted; its last whole epoch is {checkpoint_path}\n"
+    result = run(search, *three, "--ckpt_path", checkpoint_path)
     assert result.status == 0, result.err
     assert re.findall(r"^epoch (\d)/3", result.out, flags=re.MULTILINE) == ["2", "3"]
     checkpoint = torch.load(result.path("retrain it"), weights_only=True)

@@ -13,7 +13,7 @@ from supernet.genotype import Genotype
 from supernet.mixed import MixedCell, make_plan
 from supernet.network import Supernet
 from supernet.space import CellSpace
-from tests.textbook import textbook_supernet
+from tests.textbook import textbook_cell, textbook_supernet
 
 SPACES = [
     CellSpace(),
@@ -56,12 +56,12 @@ def test_logits_and_all_gradients_equal_the_textbook_supernet(space: CellSpace, 
         torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
 
 
-def test_a_dense_mixture_of_a_device_gives_what_the_host_gives_with_its_zeros() -> None:
+def test_planned_densely_a_mixture_with_zeros_gives_the_same_and_all_gradients() -> None:
     # What is read on the host is planned sparsely; on an accelerator every candidate runs, with coefficient zero.
     space, torch_seed = CellSpace(), 3
     torch.manual_seed(torch_seed)
     cell = MixedCell(space, 4).double()
-    inputs, mixture = torch.randn(3, 4, 8, 8, dtype=torch.float64), mixtures(space, "with zeros", 1)
+    inputs, mixture = torch.randn(3, 4, 8, 8, dtype=torch.float64), mixtures(space, "with zeros", 1).requires_grad_()
     everything = make_plan(space, torch.ones(space.num_edges, space.num_ops))
     by_edge = {
         edge: dict(zip(space.ops, row, strict=True)) for edge, row in zip(space.edges, mixture.unbind(), strict=True)
@@ -75,6 +75,10 @@ def test_a_dense_mixture_of_a_device_gives_what_the_host_gives_with_its_zeros() 
     ]
     sparse = cell(inputs, make_plan(space, mixture))
     torch.testing.assert_close(cell(inputs, dense), sparse, rtol=1e-11, atol=1e-12)
+    # Where every candidate runs, the gradient is the textbook's at the zeros, too.
+    (fused,) = torch.autograd.grad(cell(inputs, dense).square().sum(), mixture)
+    (textbook,) = torch.autograd.grad(textbook_cell(cell, space, inputs, mixture).square().sum(), mixture)
+    torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
 
 
 def test_a_mixture_on_the_host_serves_a_supernet_elsewhere() -> None:

@@ -270,7 +270,7 @@ def test_a_size_that_cannot_work_is_refused_before_anything_runs() -> None:
 
 def test_a_search_without_epochs_is_refused(tmp_path: Path) -> None:
     module, data = make(DARTS())
-    with pytest.raises(SupernetError, match="the schedules need a number of epochs"):
+    with pytest.raises(SupernetError, match="the schedule needs a number of epochs"):
         make_trainer(tmp_path, max_epochs=-1, max_steps=3).fit(module, datamodule=data)
 
 
@@ -281,3 +281,35 @@ def test_another_space_is_searched_by_naming_it(tmp_path: Path) -> None:
     assert module.genotype is not None
     assert module.genotype.num_nodes == 3
     assert set(module.genotype.ops) <= {"skip_connect", "nor_conv_5x5"}
+
+
+@pytest.mark.parametrize("search", [DARTS, GDAS, partial(RandomSearch, num_samples=3)], ids=["DARTS", "GDAS", "random"])
+def test_looking_at_a_search_does_not_change_it(tmp_path: Path, search: type[SearchStrategy]) -> None:
+    unseen = fit(tmp_path, search(), max_epochs=2, limit_train_batches=2, limit_val_batches=0)
+    watched = fit(tmp_path, search(), max_epochs=2, limit_train_batches=2, num_sanity_val_steps=2)
+    assert watched.genotype is not None
+    states = watched.state_dict()
+    assert all(
+        torch.equal(value, states[name]) for name, value in unseen.supernet.state_dict(prefix="supernet.").items()
+    )
+    assert unseen.search().equal(watched.search())
+
+
+def test_a_checkpoint_never_holds_a_parameter_that_is_not_finite(tmp_path: Path) -> None:
+    class Poisoned(SearchModule):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.current_epoch == 1 and self.trainer.is_last_batch:
+                with torch.no_grad():
+                    next(self.supernet.parameters()).fill_(torch.nan)
+
+    seed_everything(0)
+    module, data = Poisoned(DARTS(), 2, 1, image_shape=(1, 8, 8)), SearchData()
+    keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    trainer = make_trainer(
+        tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep]
+    )
+    with pytest.raises(SupernetError, match="a parameter is not finite after epoch 1: lower one of"):
+        trainer.fit(module, datamodule=data)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0
+    assert all(value.isfinite().all() for value in kept["state_dict"].values() if isinstance(value, Tensor))

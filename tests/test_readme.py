@@ -33,7 +33,7 @@ def test_every_search_command_is_understood(command: str, capsys: pytest.Capture
 def test_every_derive_command_is_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    arguments = shlex.split(command)[2:]
+    arguments = [word if word[:7] != "configs" else str(ROOT / word) for word in shlex.split(command)[2:]]
     if "--genotype" not in arguments:
         assert search(["--trainer.logger", "false", *SMALL, "--trainer.limit_train_batches", "1"]) == 0
         (arguments[0],) = map(str, tmp_path.rglob("last.ckpt"))
@@ -53,7 +53,8 @@ def test_the_space_of_the_yaml_block_is_searched(tmp_path: Path, monkeypatch: py
     (block,) = blocks("yaml")
     (tmp_path / "space.yaml").write_text(block, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert search(["--config", "space.yaml", *SMALL, "--trainer.limit_train_batches", "2"]) == 0
+    configs = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--config", "space.yaml"]
+    assert search([*configs, *SMALL, "--trainer.limit_train_batches", "2"]) == 0
     assert "4<-3" in next(tmp_path.rglob("genotype.json")).read_text(encoding="utf-8")
 
 
@@ -77,3 +78,7 @@ def test_links_and_named_files_exist() -> None:
         r"`((?:supernet|tests|configs)/[\w/.]+)`", README
     ):
         assert (ROOT / link).exists(), link
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.search(r"^[A-Z]{5,}$", README, flags=re.MULTILINE)

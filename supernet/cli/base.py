@@ -192,6 +192,8 @@ def _check_trainer(options: Any) -> None:
         raise SupernetError("the schedule needs a number of epochs; pass --trainer.max_epochs")
     if options.check_val_every_n_epoch is not None and options.check_val_every_n_epoch < 1:
         raise SupernetError(f"check_val_every_n_epoch must be at least 1, got {options.check_val_every_n_epoch}")
+    if options.val_check_interval is not None:
+        raise SupernetError("validation follows whole epochs; pass --trainer.check_val_every_n_epoch instead")
     if options.enable_checkpointing is False:
         raise SupernetError("every run keeps its last checkpoint; leave --trainer.enable_checkpointing out")
     if options.fast_dev_run:
@@ -226,7 +228,7 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
                 warnings.filterwarnings("ignore", message=message)
             run(args)
     except BrokenPipeError:  # the reader of the output has left
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
     except (SupernetError, MisconfigurationException, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

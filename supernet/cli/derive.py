@@ -128,6 +128,8 @@ class DeriveCommand(CommandLine):
         for option in ("top_k", "exclude_none"):
             if self.config[option] is not None:
                 setattr(module.search, option, self.config[option])
+        if "name" not in checkpoint["datamodule_hyper_parameters"]:
+            raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
         searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
         data = SearchData(**{**searched, "root": self.config.data.root})
         options: dict[str, Any] = {name: self.config.trainer[name] for name in ("accelerator", "precision")}

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from supernet.cli import derive, search
+from tests.test_cli import NETWORK, TINY, Found, found, here, run, sentence
+
+__all__ = ["found", "here"]  # fixtures
+
+SHORT = [*NETWORK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+
+
+@pytest.mark.parametrize("bad", ["nowhere.ckpt", ".", "text.ckpt", "truncated.ckpt", "last"])
+def test_a_search_does_not_go_on_from_what_is_no_checkpoint(found: Found, here: Path, bad: str) -> None:
+    Path("text.ckpt").write_text("{}")
+    Path("truncated.ckpt").write_bytes(Path(found.checkpoint).read_bytes()[:2000])
+    assert bad in sentence(run(search, *TINY, "--ckpt_path", bad))
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ("--model.channels 3", "--model.channels was 2, now it is 3"),
+        ("--model.search DARTS", "--model.search was"),
+        ("--model.space.num_nodes 3", "--model.space was"),
+        ("--model.network_lr 0.5", "--model.network_lr was"),
+        ("--data.batch_size 32", "--data.batch_size was 64, now it is 32"),
+        ("--trainer.max_epochs 7", "--trainer.max_epochs was 1, now it is 7"),
+        ("", "this search has ended after its 1 epochs"),
+    ],
+)
+def test_a_search_goes_on_as_it_began_or_not_at_all(found: Found, here: Path, args: str, name: str) -> None:
+    assert name in sentence(run(search, *TINY, *args.split(), "--ckpt_path", found.checkpoint))
+
+
+MISUSE = """
+--seed_everything -1
+--seed_everything 99999999999999999999
+--trainer.accelerator foo
+--trainer.strategy foo
+--trainer.devices foo
+--trainer.num_nodes 0
+--trainer.default_root_dir occupied
+--trainer.limit_train_batches 0
+--trainer.max_steps 0
+--trainer.max_epochs null
+--trainer.check_val_every_n_epoch 0
+--trainer.val_check_interval 5
+--trainer.overfit_batches 2
+--trainer.fast_dev_run true
+--trainer.enable_checkpointing false
+--trainer.callbacks+ pytorch_lightning.callbacks.ModelCheckpoint
+--trainer.precision 16-true
+--model.network_lr -1
+--model.arch_lr -1
+--model.network_momentum -0.5
+--model.network_weight_decay -1
+--model.arch_betas [0.5,2]
+--model.grad_clip 0
+--model.score_images 0
+--config binary.yaml
+--config null.yaml
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("args", MISUSE)
+def test_a_value_that_cannot_be_used_is_one_sentence(here: Path, args: str) -> None:
+    Path("occupied").write_text("x")
+    Path("binary.yaml").write_bytes(bytes(range(256)))
+    Path("null.yaml").write_text("data: null\n")
+    sentence(run(search, *TINY, *args.split()))
+
+
+def test_a_misspelt_group_in_a_file_is_not_taken_for_an_option_of_the_strategy(here: Path) -> None:
+    Path("own.yaml").write_text("modle:\n  channels: 2\n")
+    message = sentence(run(search, *TINY, "--config", "own.yaml"))
+    assert "unknown option --modle" in message
+
+
+@pytest.mark.parametrize("args", ["--top_k 3", "--exclude_none true", "--model.genotype 7"])
+def test_options_that_would_be_ignored_are_refused(here: Path, args: str) -> None:
+    sentence(run(derive, "--genotype", "5", "--no_retrain", *NETWORK, *args.split()))
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1"])
+def test_a_number_of_candidates_below_one_is_refused(found: Found, here: Path, top_k: str) -> None:
+    assert "at least 1" in sentence(run(derive, found.checkpoint, "--no_retrain", "--top_k", top_k, *NETWORK))
+
+
+def rename(checkpoint: dict[str, Any]) -> None:
+    checkpoint["state_dict"]["x"] = checkpoint["state_dict"].pop("search.logits")
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no record": lambda checkpoint: checkpoint.update(supernet=None),
+    "a number for a cell": lambda checkpoint: checkpoint["supernet"].update(genotype=5),
+    "no hyperparameters of the data": lambda checkpoint: checkpoint.pop("datamodule_hyper_parameters"),
+    "hyperparameters that are none": lambda checkpoint: checkpoint.update(datamodule_hyper_parameters=None),
+    "no hyperparameters": lambda checkpoint: checkpoint.pop("hyper_parameters"),
+    "no parameters": lambda checkpoint: checkpoint.pop("state_dict"),
+    "a renamed parameter": rename,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_one_sentence(found: Found, here: Path, damage: str) -> None:
+    checkpoint = torch.load(found.checkpoint, weights_only=True)
+    DAMAGE[damage](checkpoint)
+    torch.save(checkpoint, "damaged.ckpt")
+    sentence(run(derive, "damaged.ckpt", "--no_retrain", "--top_k", "1", *NETWORK))
+
+
+@pytest.mark.parametrize("args", ["--model.lr -1", "--model.momentum -1", "--trainer.limit_train_batches 0"])
+def test_a_final_training_that_cannot_work_is_one_sentence(here: Path, args: str) -> None:
+    sentence(run(derive, "--genotype", "5", *SHORT, *args.split()))
+
+
+def test_epochs_reported_are_those_trained(here: Path) -> None:
+    result = run(derive, "--genotype", "5", *NETWORK, "--trainer.max_epochs", "9", "--trainer.max_time", "00:00:00:01")
+    told = json.loads(result.path("result").read_text())
+    assert told["epochs"] < 9
+    assert f" {told['epochs']} epochs from scratch" in result.out
+
+
+def test_the_program_runs_after_training_in_another_precision(here: Path) -> None:
+    result = run(derive, "--genotype", "5", *SHORT, "--trainer.precision", "64-true")
+    program = torch.export.load(result.path("program")).module()
+    assert program(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("logger", [["false"], ["CSVLogger", "--trainer.logger.save_dir", "x"]])
+def test_another_logger_leaves_files_that_exist_and_no_word_of_tensorboard(here: Path, logger: list[str]) -> None:
+    for _ in range(2):  # the second run finds the first one's folder
+        result = run(search, *TINY, "--trainer.limit_train_batches", "1", "--trainer.logger", *logger)
+        assert result.status == 0, result.err
+        assert result.path("genotype").is_file()
+        assert result.path("retrain it").is_file()
+        assert "TensorBoard" not in result.out
+
+
+def test_a_long_index_is_quoted_as_typed(here: Path) -> None:
+    assert "1234567890123456" in sentence(run(derive, "--genotype", "1234567890123456", "--no_retrain"))
