@@ -176,6 +176,11 @@ class SearchModule(LightningModule):
         optimizer.step()
         self._track("network", total, self.network_accuracy)
 
+    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+        """Class logits of normalised images under a mixture, in the precision of the parameters."""
+        logits: Tensor = self.supernet(images.to(self.dtype), mixture)
+        return logits
+
     def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy | None = None) -> Tensor:
         """Cross-entropy of the supernet under a mixture, a scalar.
 
@@ -185,7 +190,7 @@ class SearchModule(LightningModule):
             accuracy: where to count the right answers.
         """
         images, labels = batch
-        logits = self.supernet(images.to(self.dtype), mixture)
+        logits = self(images, mixture)
         if accuracy is not None:
             accuracy.update(logits.detach(), labels)
         return F.cross_entropy(logits, labels)
@@ -253,7 +258,7 @@ class SearchModule(LightningModule):
         for batch in loader:
             images, labels = self.trainer.strategy.batch_to_device(batch)
             with self.trainer.precision_plugin.val_step_context():
-                logits = self.supernet(images.to(self.dtype), mixture)
+                logits = self(images, mixture)
             correct += (logits.argmax(dim=1) == labels).sum()
             seen += len(labels)
             if seen >= self.hparams["score_images"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pytorch_lightning import Trainer
 from torch import nn
@@ -36,20 +36,20 @@ def sgd_with_cosine(
 
 def check_positive(**values: float) -> None:
     """Raise `SupernetError` for the first value that is not above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise SupernetError(f"{name} must be above 0, got {value}")
+    _check(values, lambda value: value > 0, "above 0")
 
 
 def check_not_negative(**values: float) -> None:
     """Raise `SupernetError` for the first value that is below zero."""
-    for name, value in values.items():
-        if not value >= 0:
-            raise SupernetError(f"{name} must be 0 or more, got {value}")
+    _check(values, lambda value: value >= 0, "0 or more")
 
 
 def check_fraction(**values: float) -> None:
     """Raise `SupernetError` for the first value that is not in 0 to 1, 1 excluded."""
+    _check(values, lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
+def _check(values: Mapping[str, float], holds: Callable[[float], bool], rule: str) -> None:
     for name, value in values.items():
-        if not 0 <= value < 1:
-            raise SupernetError(f"{name} must be at least 0 and below 1, got {value}")
+        if not holds(value):  # NaN holds nowhere
+            raise SupernetError(f"{name} must be {rule}, got {value}")

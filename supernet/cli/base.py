@@ -150,13 +150,12 @@ class CommandLine(LightningCLI):
             kwargs["logger"] = logger
         elif options.logger is False:
             kwargs["default_root_dir"] = logger.log_dir
-        if options.enable_progress_bar is not False and sys.stderr.isatty():
-            self.trainer_defaults["callbacks"].append(
-                TQDMProgressBar(refresh_rate=10)
-            )  # a refresh waits for the device
-        elif options.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"].append(EpochLines())
-            kwargs["enable_progress_bar"] = False
+        if options.enable_progress_bar is not False:
+            on_terminal = sys.stderr.isatty()
+            # Every refresh of the bar waits for the device.
+            shown = TQDMProgressBar(refresh_rate=10) if on_terminal else EpochLines()
+            self.trainer_defaults["callbacks"].append(shown)
+            kwargs["enable_progress_bar"] = on_terminal
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1:  # said here, before Lightning starts further processes
             raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
@@ -182,7 +181,7 @@ class CommandLine(LightningCLI):
         return path if path.is_file() else None
 
 
-class Interrupted(Exception):  # noqa: N818 - no error of anybody's
+class Interrupted(KeyboardInterrupt):
     """A run was stopped from outside; its argument is the checkpoint it left, or None."""
 
 

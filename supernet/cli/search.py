@@ -14,7 +14,7 @@ from supernet.cli.base import CommandLine, command, describe_cell
 from supernet.cli.checkpoint import read_checkpoint
 from supernet.data import SearchData
 from supernet.errors import SupernetError
-from supernet.module import SearchModule
+from supernet.module import CHECKPOINT_KEY, SearchModule
 
 _USAGE = "train.py [--config FILE] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 
@@ -82,7 +82,7 @@ def check_resume(cli: SearchCommand, checkpoint: dict[str, Any]) -> None:
     began = {
         **{f"model.{name}": value for name, value in checkpoint["hyper_parameters"].items()},
         **{f"data.{name}": value for name, value in checkpoint["datamodule_hyper_parameters"].items()},
-        "trainer.max_epochs": checkpoint["supernet"].get("num_epochs"),
+        "trainer.max_epochs": checkpoint[CHECKPOINT_KEY].get("num_epochs"),
     }
     now = {
         **{f"model.{name}": value for name, value in cli.model.hparams.items()},
