@@ -11,8 +11,8 @@ one. This one computes the same function with less work:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,12 @@ class Term:
     targets: tuple[int, ...]
     coefficients: tuple[Tensor, ...]
     """One scalar for each target."""
+    scale: Tensor | None = None
+    """For a convolution: the coefficients channel by channel, shape (k * C,); see `widen`."""
 
 
 Plan = Sequence[Sequence[Term]]
-"""The terms of each node of a cell, by source node; one plan serves all cells of a supernet in a step."""
+"""The terms of each node of a cell, by source node; one plan serves all cells of one width in a step."""
 
 
 def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
@@ -68,6 +70,18 @@ def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> 
                 terms.append(Term(op, targets, tuple(scalars[target, source][column] for target in targets)))
         plan.append(terms)
     return plan
+
+
+def widen(plan: Plan, channels: int) -> Plan:
+    """The plan for cells of this width: batch normalisation wants a coefficient for each channel."""
+
+    def scale(term: Term) -> Tensor | None:
+        if term.op not in CONVOLUTIONS:
+            return None
+        # Contiguous also for one target: the backward of batch_norm on the CPU ignores a stride of zero.
+        return torch.stack(term.coefficients)[:, None].expand(-1, channels).flatten().contiguous()
+
+    return [[replace(term, scale=scale(term)) for term in terms] for terms in plan]
 
 
 def _alive(edges: Sequence[tuple[int, int]], num_nodes: int) -> set[int]:
@@ -112,33 +126,48 @@ class MixedCell(nn.Module):
         self.fixed = nn.ModuleDict({op: FIXED[op]() for op in space.ops if op in FIXED})
 
     def forward(self, inputs: Tensor, plan: Plan) -> Tensor:
-        """The output node, shape (B, C, H, W), of the cell on inputs of this shape."""
+        """The output node, shape (B, C, H, W), of the cell on inputs of this shape, by a plan of its width."""
         sums: list[Tensor | None] = [inputs] + [None] * (self.num_nodes - 1)
         for source, terms in enumerate(plan):
             node = sums[source]
             if node is None or not terms:
                 continue
-            rectified = F.relu(node) if any(term.op in CONVOLUTIONS for term in terms) else node
+            for targets, outputs in self._convolutions(source, node, terms):
+                for target, output in zip(targets, outputs, strict=True):
+                    sums[target] = _add(sums[target], output)
             for term in terms:
-                if term.op in CONVOLUTIONS:
-                    outputs = self._convolve(source, rectified, term)
-                else:
+                if term.op not in CONVOLUTIONS:
                     fixed = self.fixed[term.op](node)
-                    outputs = [fixed * coefficient for coefficient in term.coefficients]
-                for target, output in zip(term.targets, outputs, strict=True):
-                    previous = sums[target]
-                    sums[target] = output if previous is None else previous + output
+                    for target, coefficient in zip(term.targets, term.coefficients, strict=True):
+                        sums[target] = _add(sums[target], fixed * coefficient)
         return torch.zeros_like(inputs) if (last := sums[-1]) is None else last
 
-    def _convolve(self, source: int, rectified: Tensor, term: Term) -> Sequence[Tensor]:
-        """The normalised and scaled convolutions of one node, one output for each target of the term."""
+    def _convolutions(
+        self, source: int, node: Tensor, terms: Sequence[Term]
+    ) -> Iterator[tuple[tuple[int, ...], Sequence[Tensor]]]:
+        """Normalised and scaled convolutions of one node, one output for each target.
+
+        Those with the same targets are added up before they are taken apart: the gradients of the parts are put
+        together again only once.
+        """
+        together: dict[tuple[int, ...], Tensor] = {}
+        rectified: Tensor | None = None
+        for term in terms:
+            if term.op in CONVOLUTIONS:
+                rectified = F.relu(node) if rectified is None else rectified
+                outputs = self._convolve(source, rectified, term)
+                together[term.targets] = _add(together.get(term.targets), outputs)
+        for targets, total in together.items():
+            yield targets, total.chunk(len(targets), dim=1)
+
+    def _convolve(self, source: int, rectified: Tensor, term: Term) -> Tensor:
+        """A convolution of one node for all targets of a term, shape (B, k * C, H, W)."""
         if len(term.targets) == self.num_nodes - 1 - source:
             weight: Tensor = self._weight(term.op, source)
         else:
             weight = torch.cat([self.edge_weight(term.op, target, source) for target in term.targets])
         outputs = F.conv2d(rectified, weight, padding="same")
-        scale = torch.stack(term.coefficients).repeat_interleave(self.channels)
-        return F.batch_norm(outputs, None, None, weight=scale, training=True).chunk(len(term.targets), dim=1)
+        return F.batch_norm(outputs, None, None, weight=term.scale, training=True)
 
     def edge_weight(self, op: str, target: int, source: int) -> Tensor:
         """The kernel of a convolution on one edge, shape (C, C, K, K): a view into the shared parameter."""
@@ -147,3 +176,7 @@ class MixedCell(nn.Module):
 
     def _weight(self, op: str, source: int) -> nn.Parameter:
         return self.convolutions[source].get_parameter(f"{op}.weight")
+
+
+def _add(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term

@@ -108,6 +108,7 @@ def export_program(
         path: file to write; by custom it ends in ``.pt2``.
     """
     program = copy.deepcopy(nn.Sequential(normalise, network)).cpu().float().eval()
+    program.to(memory_format=torch.contiguous_format)  # the file format knows no other layout of parameters
     example = torch.zeros(2, *image_shape, dtype=torch.uint8)
     exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(exported, path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.mixed import MixedCell, make_plan
+from supernet.mixed import MixedCell, make_plan, widen
 from supernet.network import Supernet
 from supernet.space import CellSpace
 from tests.textbook import textbook_cell, textbook_supernet
@@ -68,15 +69,15 @@ def test_planned_densely_a_mixture_with_zeros_gives_the_same_and_all_gradients()
     }
     dense = [
         [
-            type(term)(term.op, term.targets, tuple(by_edge[target, source][term.op] for target in term.targets))
+            replace(term, coefficients=tuple(by_edge[target, source][term.op] for target in term.targets))
             for term in terms
         ]
         for source, terms in enumerate(everything)
     ]
-    sparse = cell(inputs, make_plan(space, mixture))
-    torch.testing.assert_close(cell(inputs, dense), sparse, rtol=1e-11, atol=1e-12)
+    sparse = cell(inputs, widen(make_plan(space, mixture), 4))
+    torch.testing.assert_close(cell(inputs, widen(dense, 4)), sparse, rtol=1e-11, atol=1e-12)
     # Where every candidate runs, the gradient is the textbook's at the zeros, too.
-    (fused,) = torch.autograd.grad(cell(inputs, dense).square().sum(), mixture)
+    (fused,) = torch.autograd.grad(cell(inputs, widen(dense, 4)).square().sum(), mixture)
     (textbook,) = torch.autograd.grad(textbook_cell(cell, space, inputs, mixture).square().sum(), mixture)
     torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
 
@@ -87,8 +88,9 @@ def test_a_mixture_on_the_host_serves_a_supernet_elsewhere() -> None:
 
 
 def macs(supernet: Supernet, images: Tensor, mixture: Tensor) -> int:
+    """Multiply-accumulates of the convolutions and the classifier; on "meta", where pooling is no convolution."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        supernet(images, mixture)
+        supernet.to("meta")(images.to("meta"), mixture)
     return counter.get_total_flops() // 2
 
 
@@ -129,9 +131,9 @@ def test_all_edges_of_a_source_share_one_convolution() -> None:
                 calls.append(tuple(args[1].shape))
             return func(*args, **(kwargs or {}))
 
-    cell = MixedCell(space, 4)
+    cell, inputs = MixedCell(space, 4).to("meta"), torch.empty(2, 4, 8, 8, device="meta")
     with Counting():
-        cell(torch.randn(2, 4, 8, 8), make_plan(space, torch.rand(6, 5)))
+        cell(inputs, widen(make_plan(space, torch.rand(6, 5), like=inputs), 4))
     assert sorted(calls) == sorted((k * 4, 4, size, size) for k in (1, 2, 3) for size in (1, 3))
 
 
