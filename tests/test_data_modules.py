@@ -270,27 +270,34 @@ def test_a_search_never_sees_a_test_image() -> None:
     assert not served & {image.numpy().tobytes() for image in test.images}
 
 
-def test_a_resumed_run_draws_the_augmentation_on(tmp_path: Path) -> None:
-    data, rest = seeded(SearchData), seeded(SearchData, 1)
-    first = trainer(1)
-    first.fit(ValidatingRecorder(), datamodule=data)
-    first.save_checkpoint(tmp_path / "last.ckpt")
-    trainer(2, limit_train_batches=0).fit(
-        ValidatingRecorder(), datamodule=rest, ckpt_path=tmp_path / "last.ckpt", weights_only=True
-    )
-    draws = torch.rand(5, generator=data.generator)
-    assert torch.equal(torch.rand(5, generator=rest.generator), draws)
-    assert not torch.equal(torch.rand(5, generator=seeded(SearchData).generator), draws)
-
-
-def test_the_state_of_a_data_module_is_where_its_augmentation_stands() -> None:
+def test_the_state_of_a_data_module_is_its_seed() -> None:
     data, other = (seeded(RetrainData, seed) for seed in (0, 1))
-    torch.rand(7, generator=data.generator)
-    state = data.state_dict()
-    expected = torch.rand(5, generator=data.generator)
-    assert not torch.equal(torch.rand(5, generator=other.generator), expected)
-    other.load_state_dict(state)
-    assert torch.equal(torch.rand(5, generator=other.generator), expected)
+    other.load_state_dict(data.state_dict())
+    firsts = []
+    for module in (data, other, seeded(RetrainData, 1)):
+        module.setup()
+        firsts.append(next(iter(module.train_dataloader()))[0])
+    assert torch.equal(firsts[0], firsts[1])
+    assert not torch.equal(firsts[0], firsts[2])
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_each_batch_is_given_by_seed_and_epoch(
+    epoch: int,
+) -> None:
+    data = seeded(RetrainData, 5, batch_size=100)
+    data.setup()
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    first, again = list(loader), list(loader)
+    assert len(first) == len(loader) == 14
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one[0], other[0])
+    # The draws of an image depend on how many are drawn before it, and on nothing else that is set anywhere.
+    positions = torch.cat(list(loader.sampler))
+    whole = data.augment(data.sets["train"].images[positions], loader.sampler.generator(1))
+    assert torch.equal(torch.cat([images for images, _ in first]), whole)
+    assert torch.equal(torch.cat([labels for _, labels in first]), data.sets["train"].labels[positions])
 
 
 def test_final_training_serves_all_training_images_and_the_test_images() -> None:
@@ -309,7 +316,7 @@ def test_final_training_serves_all_training_images_and_the_test_images() -> None
 def test_normalised_training_images_have_mean_zero_and_deviation_one() -> None:
     data = seeded(RetrainData)
     data.setup()
-    images = data.prepare(data.sets["train"])[0].double()
+    images = data.prepare(data.sets["train"].images).double()
     assert abs(float(images.mean())) < 1e-5
     assert abs(float(images.std()) - 1) < 1e-5
 
@@ -318,7 +325,7 @@ def test_a_channel_that_never_varies_stays_finite(tmp_path: Path) -> None:
     write_folder(tmp_path, 8)
     data = seeded(RetrainData, name="folder", root=str(tmp_path), image_size=8, batch_size=2)
     data.setup()
-    images = data.prepare(data.sets["train"])[0]
+    images = data.prepare(data.sets["train"].images)
     assert images.isfinite().all()
     assert (images[:, 1] == 0).all()
     assert (images[:, 0] != 0).any()
@@ -392,7 +399,7 @@ def test_a_missing_folder_is_refused_when_the_module_is_made(tmp_path: Path) -> 
 
 def test_preparing_images_before_they_are_read_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="setup"):
-        SearchData().prepare((torch.zeros(1, 1, 8, 8), torch.zeros(1)))
+        SearchData().prepare(torch.zeros(1, 1, 8, 8))
 
 
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_score_is_the_accuracy_of_the_inherited_network_on_the_first_images(
         network = module.supernet.inherit(cell).train()
         # 719 images make eight batches of 90, the last 89; four of them hold the first 300.
         parts = list(zip(images.tensor_split(8), labels.tensor_split(8), strict=True))[:4]
-        right = sum((network(data.prepare((x, y))[0]).argmax(1) == y).sum().item() for x, y in parts)
+        right = sum((network(data.prepare(x)).argmax(1) == y).sum().item() for x, y in parts)
         assert found == right / sum(len(y) for _, y in parts)
 
 

@@ -34,13 +34,10 @@ def crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generat
             torch.randint(2, (batch,), generator=generator) * int(flip),
         ]
     ).to(images.device, non_blocking=True)
-    top, left, mirrored = draws[:, :, None]
-    rows = top + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    columns = left + torch.where(mirrored > 0, columns.flip(0), columns)
-    padded = F.pad(images, (padding,) * 4)
-    which = torch.arange(batch, device=images.device)[:, None, None]
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    top, left, mirrored = draws
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    crops = windows[torch.arange(batch, device=images.device), :, top, left]
+    return torch.where(mirrored[:, None, None, None] > 0, crops.flip(3), crops)
 
 
 class Normalise(nn.Module):

@@ -1,9 +1,10 @@
-"""Batches for Lightning: the whole set in memory, batched indexing, no worker processes."""
+"""Batches for Lightning: the whole set in memory, prepared many images at a time, no worker processes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import Sampler
 
 from supernet.data.augment import Normalise, crop_flip
 from supernet.data.image_set import ImageSet
@@ -37,6 +38,11 @@ class IndexBatches(Sampler[Tensor]):
         """Choose the order; the Trainer calls this before each epoch."""
         self.epoch = epoch
 
+    def generator(self, stream: int) -> torch.Generator:
+        """A generator on the host for this epoch: stream 0 shuffles, stream 1 augments."""
+        seed = (self.seed or 0) * 1_000_003 + self.epoch
+        return torch.Generator().manual_seed((2 * seed + stream) % 2**63)
+
     def __len__(self) -> int:
         full = self.num_images // self.batch_size
         return full if self.seed is not None else -(-self.num_images // self.batch_size)
@@ -46,11 +52,51 @@ class IndexBatches(Sampler[Tensor]):
         if self.seed is None:
             yield from torch.arange(self.num_images, device=self.device).tensor_split(len(self))
             return
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = torch.randperm(self.num_images, generator=generator)
+        order = torch.randperm(self.num_images, generator=self.generator(0))
         # Moved once an epoch: an index on the host would make the device wait at every batch.
         order = order.to(self.device)
         yield from order[: len(self) * self.batch_size].view(-1, self.batch_size)
+
+
+class Batches:
+    """Batches of a set, ready for a network.
+
+    They are gathered and prepared several at a time, on the device that trains. Like the order, the augmentation is
+    given by seed and epoch alone: the k-th batch of an epoch is the same whenever and wherever it is taken.
+
+    Args:
+        images: the set, wherever it lies.
+        sampler: positions of the images of each batch; Lightning tells it the epoch.
+        prepare: ``prepare(images, generator)`` turns uint8 images into what the network takes.
+        device: where the batches are needed.
+    """
+
+    batch_sampler = None  # Lightning asks for both
+
+    def __init__(
+        self,
+        images: ImageSet,
+        sampler: IndexBatches,
+        prepare: Callable[[Tensor, torch.Generator], Tensor],
+        device: torch.device,
+    ) -> None:
+        self.images, self.sampler, self.prepare, self.device = images, sampler, prepare, device
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows, generator = iter(self.sampler), self.sampler.generator(1)
+        while together := list(islice(rows, self._num_at_once())):
+            positions, sizes = torch.cat(together), [len(row) for row in together]
+            images = self.prepare(self.images.images[positions].to(self.device, non_blocking=True), generator)
+            labels = self.images.labels[positions].to(self.device, non_blocking=True)
+            yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+
+    def _num_at_once(self) -> int:
+        """How many batches fit into 8 MiB of floats: enough to make the cost of each call small."""
+        num_bytes = 4 * self.images.images[0].numel() * self.sampler.batch_size
+        return max(1, 2**23 // num_bytes)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -88,7 +134,6 @@ class ImageData(LightningDataModule, ABC):
         self.name, self.download, self.on_device = name, download, on_device
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed = torch.initial_seed() % 2**31
-        self.generator = torch.Generator().manual_seed(self.seed)
         self.normalise: Normalise | None = None
         self.sets: dict[str, ImageSet] = {}
 
@@ -119,34 +164,35 @@ class ImageData(LightningDataModule, ABC):
 
     def _home(self, num_bytes: int) -> torch.device:
         """The accelerator, if the sets take less than a quarter of its memory; else the host."""
-        host = torch.device("cpu")
-        device = self.trainer.strategy.root_device if self.trainer else host
+        device = self._device()
         fits = device.type == "cuda" and num_bytes < torch.cuda.mem_get_info(device)[1] / 4
-        return device if fits and self.on_device else host
+        return device if fits and self.on_device else torch.device("cpu")
 
-    def augment(self, batch: Batch) -> Batch:
-        """Random crops and flips of a batch of uint8 images, normalised."""
-        images, labels = batch
-        return self.prepare((crop_flip(images, self.data_set.padding, self.data_set.flip, self.generator), labels))
+    def _device(self) -> torch.device:
+        """Where the batches are needed."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
-    def prepare(self, batch: Batch) -> Batch:
-        """A batch of uint8 images, normalised."""
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalised floats of uint8 images, shape (B, C, H, W)."""
         if self.normalise is None:
             raise RuntimeError("setup() reads the images and their statistics; call it first")
-        images, labels = batch
-        return self.normalise.to(images.device)(images), labels
+        floats: Tensor = self.normalise.to(images.device)(images)
+        return floats
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Random crops and flips of uint8 images, shape (B, C, H, W), normalised."""
+        return self.prepare(crop_flip(images, self.data_set.padding, self.data_set.flip, generator))
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed of the order and generator of the augmentation: a resumed run draws on where it stopped."""
-        return {"seed": self.seed, "generator": self.generator.get_state()}
+        """Seed of the order and the augmentation: a resumed run sees the images an uninterrupted one would."""
+        return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.seed = state_dict["seed"]
-        self.generator.set_state(state_dict["generator"].cpu())
 
-    def shuffled(self, name: str, stream: int) -> DataLoader[Any]:
-        """Training batches of a set, in a fresh order each epoch; ``stream`` tells orders of one epoch apart."""
+    def shuffled(self, name: str, stream: int) -> Batches:
+        """Augmented training batches of a set, in a fresh order each epoch; ``stream`` tells two sets apart."""
         images = self.sets[name]
         if len(images.labels) < 2:
             raise SupernetError(f"data set {self.name!r} is too small: {len(images.labels)} images to train on")
@@ -156,13 +202,13 @@ class ImageData(LightningDataModule, ABC):
                 f" pass --data.batch_size {len(images.labels)} or less"
             )
         order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
-        return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
+        return Batches(images, order, self.augment, self._device())
 
-    def in_order(self, name: str) -> DataLoader[Any]:
+    def in_order(self, name: str) -> Batches:
         """Evaluation batches of a set: every image once, the same batches every time."""
         images = self.sets[name]
         order = IndexBatches(len(images.labels), self.eval_batch_size, device=images.labels.device)
-        return DataLoader(TensorDataset(*images), sampler=order, batch_size=None)
+        return Batches(images, order, lambda images, _: self.prepare(images), self._device())
 
 
 class SearchData(ImageData):
@@ -182,13 +228,7 @@ class SearchData(ImageData):
         loaders = {"train": self.shuffled("train", 0), "val": self.shuffled("val", 1)}
         return CombinedLoader(loaders, "max_size_cycle")
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment the pairs of batches that train; all others are compared with one another, and stay as they are."""
-        if isinstance(batch, dict):
-            return {half: self.augment(part) for half, part in batch.items()}
-        return self.prepare(batch)
-
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> Batches:
         """The half that trains the architecture, in order."""
         return self.in_order("val")
 
@@ -200,15 +240,10 @@ class RetrainData(ImageData):
         """The published training and test images."""
         return {"train": train, "test": test}
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Batches:
         """Training batches."""
         return self.shuffled("train", 0)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment the batches that train."""
-        training = self.trainer is not None and self.trainer.training
-        return self.augment(batch) if training else self.prepare(batch)
-
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Batches:
         """Test batches."""
         return self.in_order("test")
