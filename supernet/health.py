@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from supernet.errors import SupernetError
+from supernet.recipe import is_time_to_log
 
 
 class FiniteLoss(Callback):
@@ -24,8 +25,7 @@ class FiniteLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the losses when the loggers read them anyway: in between, a look would make the device wait."""
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not trainer.is_last_batch and (batch_idx + 1) % max(1, interval):
+        if not is_time_to_log(trainer):
             return
         for name, value in trainer.callback_metrics.items():
             if name.endswith("/loss") and not torch.isfinite(value):

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
-from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
+from supernet.bilevel import Bilevel
 from supernet.cost import Cost, cost
+from supernet.descent import Running, right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import FiniteLoss
 from supernet.network import Supernet, check_image_size
-from supernet.recipe import check_fraction, check_not_negative, check_positive, sgd_with_cosine
+from supernet.recipe import (
+    check_fraction,
+    check_not_negative,
+    check_positive,
+    count_steps,
+    is_time_to_log,
+    sgd_with_cosine,
+)
+from supernet.replay import recorder
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
 from supernet.versions import versions
 
 CHECKPOINT_KEY = "supernet"
 """Where a checkpoint keeps the derived cell and its `SearchModule.record`."""
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Compute no gradients of a module's parameters inside the block; other gradients are the same bit for bit."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 class SearchModule(LightningModule):
@@ -65,6 +60,7 @@ class SearchModule(LightningModule):
         arch_betas: decay of Adam's two moments.
         arch_weight_decay: weight decay of the architecture.
         score_images: validation images on which derived cells are compared with shared parameters.
+        cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
     """
 
     def __init__(
@@ -84,6 +80,7 @@ class SearchModule(LightningModule):
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
+        cuda_graphs: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -107,7 +104,6 @@ class SearchModule(LightningModule):
         def accuracy() -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
-        self.network_accuracy, self.arch_accuracy = accuracy(), accuracy()
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
@@ -124,7 +120,8 @@ class SearchModule(LightningModule):
         optimizers: list[Optimizer] = [network]
         if learned := list(self.search.parameters()):
             decay = hparams["arch_weight_decay"]
-            optimizers.append(Adam(learned, hparams["arch_lr"], tuple(hparams["arch_betas"]), weight_decay=decay))
+            betas, fused = tuple(hparams["arch_betas"]), learned[0].is_cuda
+            optimizers.append(Adam(learned, hparams["arch_lr"], betas, weight_decay=decay, fused=fused))
         return optimizers, [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
@@ -139,65 +136,43 @@ class SearchModule(LightningModule):
         if self.trainer.precision in ("16-mixed", "16-true"):
             raise SupernetError(f"half precision overflows here; use bf16-mixed, got {self.trainer.precision}")
 
+    def on_train_start(self) -> None:
+        """Get the steps ready."""
+        network_optimizer, *arch_optimizers = self.trainer.optimizers
+        self.bilevel = Bilevel(
+            self.supernet,
+            self.search,
+            network_optimizer,
+            arch_optimizers[0] if arch_optimizers else None,
+            recorder(self.device, self.hparams["cuda_graphs"]),
+            self.hparams["grad_clip"],
+        )
+        self.running = {"arch": Running(self.bilevel.tally), "network": Running(self.bilevel.descent.tally)}
+
     def on_train_epoch_start(self) -> None:
         """Let the strategy follow its schedule."""
         self.search.start_epoch(self.current_epoch, self.trainer.max_epochs or 1)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
-        optimizers = self.optimizers()
-        network_optimizer, *arch_optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in arch_optimizers:
-            self._arch_step(optimizer, batch["train"], batch["val"])
-        self._network_step(network_optimizer, batch["train"])
-
-    def _arch_step(self, optimizer: LightningOptimizer, train: Batch, val: Batch) -> None:
-        def cross_entropy(mixture: Tensor, batch: Batch) -> Tensor:
-            return self.loss(mixture, batch, self.arch_accuracy if batch is val else None)
-
-        with frozen(self.supernet):
-            loss = self.search.arch_loss(cross_entropy, train, val)
-            # A mixture that cuts the input off leaves a loss on which the architecture has no influence.
-            if loss is not None and loss.requires_grad:
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                optimizer.step()
-        if loss is not None:
-            self._track("arch", loss, self.arch_accuracy)
-
-    def _network_step(self, optimizer: LightningOptimizer, train: Batch) -> None:
-        optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
-        for mixture in self.search.paths():
-            loss = self.loss(mixture.detach(), train, self.network_accuracy)
-            self.manual_backward(loss)
-            total = total + loss.detach()
-        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.hparams["grad_clip"])
-        optimizer.step()
-        self._track("network", total, self.network_accuracy)
+        self.bilevel.step(batch["train"], batch["val"])
+        count_steps(self.trainer, len(self.trainer.optimizers))
+        if is_time_to_log(self.trainer):
+            for part, running in self.running.items():
+                if running.look():
+                    self.log(f"{part}/loss", running.loss, prog_bar=True)
 
     def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
         """Class logits of normalised images under a mixture, in the precision of the parameters."""
         logits: Tensor = self.supernet(images.to(self.dtype), mixture)
         return logits
 
-    def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy | None = None) -> Tensor:
-        """Cross-entropy of the supernet under a mixture, a scalar.
-
-        Args:
-            mixture: coefficients of the candidate operations, shape (E, O).
-            batch: normalised images, shape (B, C, H, W), and labels, shape (B,).
-            accuracy: where to count the right answers.
-        """
+    def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy) -> Tensor:
+        """Cross-entropy of the supernet under a mixture, a scalar; ``accuracy`` counts the right answers."""
         images, labels = batch
         logits = self(images, mixture)
-        if accuracy is not None:
-            accuracy.update(logits.detach(), labels)
+        accuracy.update(logits, labels)
         return F.cross_entropy(logits, labels)
-
-    def _track(self, part: str, loss: Tensor, accuracy: MulticlassAccuracy) -> None:
-        self.log(f"{part}/loss", loss.detach(), prog_bar=True)
-        self.log(f"{part}/accuracy", accuracy, on_step=False, on_epoch=True)
 
     def on_validation_start(self) -> None:
         """Remember the strategy's generator: looking at a search must not change what it draws."""
@@ -231,7 +206,10 @@ class SearchModule(LightningModule):
         self.derived_accuracy.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the learning rates of this epoch and advance the schedule of the network's."""
+        """Log accuracies and learning rates of this epoch and advance the schedule of the network's."""
+        for part, running in self.running.items():
+            if running.images:
+                self.log(f"{part}/accuracy", running.accuracy())
         for part, optimizer in zip(("network", "arch"), self.trainer.optimizers, strict=False):
             self.log(f"{part}/lr", optimizer.param_groups[0]["lr"])
         schedule = self.lr_schedulers()
@@ -240,9 +218,25 @@ class SearchModule(LightningModule):
 
     def derive(self) -> Genotype:
         """Let the strategy derive a cell, compared on the first ``score_images`` images of the validation loader."""
-        loader = self._data().val_dataloader()
-        self.genotype = self.search.derive(lambda genotype: self.score(genotype, loader))
+        batches: list[Batch] = []
+
+        def score(genotype: Genotype) -> float:
+            if not batches:  # a strategy may derive without comparing anything
+                batches.extend(self._score_batches())
+            return self.score(genotype, batches)
+
+        self.genotype = self.search.derive(score)
         return self.genotype
+
+    def _score_batches(self) -> Iterator[Batch]:
+        """The first validation batches that hold ``score_images`` images, on the device."""
+        seen = 0
+        for batch in self._data().val_dataloader():
+            images, labels = self.trainer.strategy.batch_to_device(batch)
+            yield images, labels
+            seen += len(labels)
+            if seen >= self.hparams["score_images"]:
+                return
 
     def _data(self) -> LightningDataModule:
         data: LightningDataModule | None = getattr(self.trainer, "datamodule", None)
@@ -251,19 +245,15 @@ class SearchModule(LightningModule):
         return data
 
     @torch.no_grad()
-    def score(self, genotype: Genotype, loader: Any) -> float:
-        """Accuracy of one cell with shared parameters, 0 to 1, on the first ``score_images`` images of a loader."""
+    def score(self, genotype: Genotype, batches: Iterable[Batch]) -> float:
+        """Accuracy of one cell with shared parameters, 0 to 1, on batches that lie on the device."""
         mixture = self.supernet.one_hot(genotype)
-        correct, seen = torch.zeros((), device=self.device), 0
-        for batch in loader:
-            images, labels = self.trainer.strategy.batch_to_device(batch)
-            with self.trainer.precision_plugin.val_step_context():
-                logits = self(images, mixture)
-            correct += (logits.argmax(dim=1) == labels).sum()
-            seen += len(labels)
-            if seen >= self.hparams["score_images"]:
-                break
-        return float(correct) / seen
+        right, seen = torch.zeros((), device=self.device), 0
+        with self.trainer.precision_plugin.val_step_context():
+            for images, labels in batches:
+                right += right_answers(self(images, mixture), labels)
+                seen += len(labels)
+        return float(right) / seen
 
     def cost(self, genotype: Genotype) -> Cost:
         """Cost of a standalone network of this cell at the width, depth and image size of the search."""

@@ -1,4 +1,4 @@
-"""The optimizer that both trainings share."""
+"""What both trainings share: the optimizer and its schedule, the checks of its options, the rhythm of the log."""
 
 from __future__ import annotations
 
@@ -30,8 +30,24 @@ def sgd_with_cosine(
         raise SupernetError(
             f"the schedule needs a number of epochs, got max_epochs={trainer.max_epochs}; pass --trainer.max_epochs"
         )
-    optimizer = SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    parameters = list(parameters)
+    fused = parameters[0].is_cuda  # one kernel for all parameters, and a learning rate that may lie in memory
+    optimizer = SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=fused)
     return optimizer, CosineAnnealingLR(optimizer, trainer.max_epochs, lr_min)
+
+
+def is_time_to_log(trainer: Trainer) -> bool:
+    """Whether the loggers read the metrics of this step; in between, a look would make the device wait."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return trainer.is_last_batch or (trainer.fit_loop.total_batch_idx + 1) % max(1, interval) == 0
+
+
+def count_steps(trainer: Trainer, steps: int) -> None:
+    """Tell the trainer of steps of optimizers that it did not take itself: checkpoints and limits go by the count."""
+    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    for _ in range(steps):
+        progress.increment_ready()
+        progress.increment_completed()
 
 
 def check_positive(**values: float) -> None:

@@ -14,10 +14,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
+from supernet.descent import Descent, Running
 from supernet.genotype import Genotype
 from supernet.health import FiniteLoss
 from supernet.network import Network
-from supernet.recipe import check_fraction, check_not_negative, check_positive, sgd_with_cosine
+from supernet.recipe import (
+    check_fraction,
+    check_not_negative,
+    check_positive,
+    count_steps,
+    is_time_to_log,
+    sgd_with_cosine,
+)
+from supernet.replay import recorder
 from supernet.strategies import Batch
 
 
@@ -33,6 +42,7 @@ class RetrainModule(LightningModule):
         lr: first learning rate; falls to 0 by a cosine, epoch by epoch.
         momentum: momentum.
         weight_decay: weight decay.
+        cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
     """
 
     def __init__(
@@ -45,15 +55,16 @@ class RetrainModule(LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        cuda_graphs: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.automatic_optimization = False
         check_positive(lr=lr)
         check_fraction(momentum=momentum)
         check_not_negative(weight_decay=weight_decay)
         self.image_shape = image_shape
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
@@ -66,24 +77,31 @@ class RetrainModule(LightningModule):
         """Stop when the loss is no longer a number."""
         return [FiniteLoss(f"lower --model.lr (now {self.hparams['lr']})")]
 
+    def on_train_start(self) -> None:
+        """Get the step ready."""
+        (optimizer,) = self.trainer.optimizers
+        self.descent = Descent(self.network, optimizer, recorder(self.device, self.hparams["cuda_graphs"]))
+        self.running = Running(self.descent.tally)
+
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of normalised images."""
         logits: Tensor = self.network(images.to(self.dtype))
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch."""
-        images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        self.train_accuracy.update(logits.detach(), labels)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step down the cross-entropy of a batch."""
+        self.descent.step(*batch)
+        count_steps(self.trainer, 1)
+        if is_time_to_log(self.trainer) and self.running.look():
+            self.log("train/loss", self.running.loss, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
-        """Log the learning rate of this epoch."""
+        """Log accuracy and learning rate of this epoch, and advance the schedule."""
+        self.log("train/accuracy", self.running.accuracy(), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, CosineAnnealingLR)
+        schedule.step()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy on the test images."""

@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floor import Protocol, Step, Way, least_work, main
-from benchmarks.textbook import TextbookSupernet
+from benchmarks.floor import WEIGHT_ACCESSES, Protocol, Step, Way, least_work, main
+from benchmarks.textbook import TextbookSupernet, textbook_optimizers
+from supernet.bilevel import frozen
 from supernet.cost import cost
 from supernet.genotype import Genotype
-from supernet.module import frozen
 from supernet.network import Supernet
 from supernet.space import CellSpace
+from supernet.strategies import RandomSearch
 
 STEPS: tuple[Step, ...] = get_args(Step)
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -182,6 +183,34 @@ def test_bytes_that_no_image_causes_are_those_of_the_weights(
     weights = sum(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1)
     once = least_work(step, way, 2, protocol)
     assert once.bytes - feature_bytes(step, way, 2, protocol) == 4 * accesses * weights
+
+
+class CountWeights(TorchDispatchMode):
+    """Adds up what kernels read and write of tensors of one shape."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.accesses = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if not func.is_view and func.overloadpacket.__name__ != "detach":
+            tensors = [tensor for tensor in tree_iter((args, outputs)) if isinstance(tensor, Tensor)]
+            self.accesses += sum(tensor.shape == self.shape for tensor in tensors)
+        return outputs
+
+
+def test_clip_and_nesterov_read_and_write_the_weights_as_often_as_counted() -> None:
+    weight = torch.nn.Parameter(torch.randn(3, 5))
+    layer = torch.nn.ParameterList([weight])
+    optimizer, _ = textbook_optimizers(layer, RandomSearch())
+    for _ in range(2):  # the first step creates the momentum
+        weight.grad = torch.randn(3, 5)
+        with CountWeights(weight.shape) as counter:
+            torch.nn.utils.clip_grad_norm_(layer.parameters(), 5.0, foreach=False)
+            optimizer.step()
+    # Forward, input gradient and the write of the weights' own gradient come on top, as in the architecture step.
+    assert counter.accesses + WEIGHT_ACCESSES["textbook", "arch"] == WEIGHT_ACCESSES["textbook", "network"]
 
 
 @pytest.mark.parametrize("step", STEPS)

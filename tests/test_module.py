@@ -12,11 +12,12 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from supernet.bilevel import frozen
 from supernet.callbacks import GenotypeExport
 from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.module import CHECKPOINT_KEY, SearchModule, frozen
+from supernet.module import CHECKPOINT_KEY, SearchModule
 from supernet.network import Supernet
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy

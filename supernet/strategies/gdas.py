@@ -36,16 +36,18 @@ class GDAS(FactorisedSearch):
         self.tau = self.tau_max - (self.tau_max - self.tau_min) * progress
 
     def forward(self) -> Tensor:
-        """A one-hot mixture whose gradient is that of ``softmax((log p + Gumbel noise) / tau)``; on the host.
+        """A one-hot mixture whose gradient is that of ``softmax((log p + Gumbel noise) / tau)`` (eq. 4).
 
-        Drawing on the host waits for the logits once; in return only the drawn operations run.
+        The noise comes from the host, so that every device draws the same.
         """
-        log_probs = self.logits.cpu().log_softmax(dim=1)
+        log_probs = self.logits.log_softmax(dim=1)
         # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
-        noise = torch.empty_like(log_probs).exponential_(generator=self.generator).log().neg()
+        noise = torch.empty(log_probs.shape).exponential_(generator=self.generator).log().neg()
+        noise = noise.to(log_probs, non_blocking=True)
         soft = ((log_probs + noise) / self.tau).softmax(dim=1)
         hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
-        return hard + (soft - soft.detach())  # exactly one-hot: the bracket is exactly zero
+        # Exactly one-hot, since the bracket is exactly one; only what was drawn has a gradient.
+        return hard * (1.0 + (soft - soft.detach()))
 
     def scalars(self) -> dict[str, float]:
         """The temperature."""

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam
+
+import supernet.network
+from supernet.bilevel import Bilevel
+from supernet.descent import Descent, Running, Seen, Tally
+from supernet.genotype import Genotype
+from supernet.mixed import Plan, make_plan
+from supernet.network import Network, Supernet
+from supernet.replay import WARM_UP, Recorder
+from supernet.space import CellSpace
+from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
+from tests.soft_graph import SoftGraph
+
+HOST = torch.device("cpu")
+
+
+class TwoPaths(DARTS):
+    """Several mixtures in a step, and an architecture loss of several terms."""
+
+    def paths(self) -> Iterator[Tensor]:
+        yield self()
+        yield self().flip(1)
+
+    def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
+        return loss(self(), val) + 0.5 * loss(2 * self(), train) - 0.1 * self().log().sum()
+
+
+def batch(seed: int, size: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 1, 8, 8, generator=generator), torch.randint(4, (size,), generator=generator)
+
+
+def make(strategy: Callable[[], SearchStrategy], recorder: Recorder, device: torch.device = HOST) -> Bilevel:
+    torch.manual_seed(0)
+    network = Supernet(channels=3, num_cells=1, num_classes=4, image_channels=1).to(device)
+    search = strategy()
+    search.bind(network.space, 7)
+    search.to(device)
+    network_optimizer = SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-3, nesterov=True, fused=device == HOST)
+    learned = list(search.parameters())
+    arch_optimizer = Adam(learned, 0.05, (0.5, 0.999), weight_decay=1e-3) if learned else None
+    return Bilevel(network, search, network_optimizer, arch_optimizer, recorder, grad_clip=0.5)
+
+
+def plan_densely(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
+    """As on an accelerator, where a mixture is not read."""
+    tiny = torch.full_like(mixture, 1e-30)  # keeps every candidate, and is lost when added to anything that counts
+    return make_plan(space, mixture + (mixture == 0) * tiny, like)
+
+
+STRATEGIES = [DARTS, TwoPaths, GDAS, RandomSearch]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_replayed_steps_equal_the_steps_themselves(
+    strategy: Callable[[], SearchStrategy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Same operations in the same order: not a bit may differ. The learning rate, the temperature, the batches and
+    # what is drawn change from step to step.
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    itself, replayed = make(strategy, Recorder(HOST)), make(strategy, Recorder(HOST, SoftGraph))
+    for step in range(WARM_UP + 6):
+        for bilevel in (itself, replayed):
+            bilevel.descent.optimizer.param_groups[0]["lr"] = 0.1 * (1 + step % 3)
+            bilevel.search.start_epoch(step // 2, 8)
+            bilevel.step(batch(2 * step), batch(2 * step + 1))
+    assert len(replayed.recorder.recordings) == (1 if strategy is RandomSearch else 2)
+    assert isinstance(replayed.descent.optimizer.param_groups[0]["lr"], float)
+    for ours, theirs in zip(replayed.supernet.parameters(), itself.supernet.parameters(), strict=True):
+        assert ours.equal(theirs)
+    for ours, theirs in zip(replayed.search.parameters(), itself.search.parameters(), strict=True):
+        assert ours.equal(theirs)
+    assert replayed.tally.take() == itself.tally.take()
+    assert replayed.descent.tally.take() == itself.descent.tally.take()
+
+
+def test_replayed_steps_of_a_standalone_network_keep_its_running_statistics() -> None:
+    networks = []
+    for recorder in (Recorder(HOST), Recorder(HOST, SoftGraph)):
+        torch.manual_seed(0)
+        network = Network(Genotype.from_index(6111), 2, 1, 4, 1)
+        optimizer = SGD(network.parameters(), 0.1, 0.9, nesterov=True, fused=True)
+        descent = Descent(network, optimizer, recorder)
+        for step in range(WARM_UP + 4):
+            descent.step(*batch(step))
+        networks.append(network)
+    for (name, ours), theirs in zip(networks[1].state_dict().items(), networks[0].state_dict().values(), strict=True):
+        assert ours.equal(theirs), name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_step_never_waits_for_the_device(strategy: Callable[[], SearchStrategy]) -> None:
+    # Tensors on "meta" hold no values: whatever asks for one fails.
+    device = torch.device("meta")
+    bilevel = make(strategy, Recorder(device), device)
+    (images, labels), (val_images, val_labels) = batch(0), batch(1)
+    for _ in range(2):
+        bilevel.step((images.to(device), labels.to(device)), (val_images.to(device), val_labels.to(device)))
+    with pytest.raises(NotImplementedError, match="meta"):
+        bilevel.descent.tally.take()
+
+
+@pytest.mark.parametrize("strategy", [GDAS, RandomSearch])
+def test_a_host_that_skips_candidates_trains_as_a_device_that_runs_them_all(
+    strategy: Callable[[], SearchStrategy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Operations that were not drawn have no gradient, but they keep their weight decay and their momentum.
+    sparse = make(strategy, Recorder(HOST))
+    for step in range(4):
+        sparse.step(batch(2 * step), batch(2 * step + 1))
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    dense = make(strategy, Recorder(HOST))
+    for step in range(4):
+        dense.step(batch(2 * step), batch(2 * step + 1))
+    for ours, theirs in zip(sparse.supernet.parameters(), dense.supernet.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_tally_holds_losses_and_right_answers_of_all_steps() -> None:
+    bilevel = make(DARTS, Recorder(HOST))
+    twin = copy.deepcopy(bilevel.supernet), copy.deepcopy(bilevel.search)
+    train, val = batch(0), batch(1)
+    with torch.no_grad():
+        logits = twin[0](val[0], twin[1]())
+    bilevel.step(train, val)
+    seen = bilevel.tally.take()
+    assert seen.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, val[1])))
+    assert (seen.steps, seen.right, seen.images) == (1, int((logits.argmax(1) == val[1]).sum()), 6)
+    assert bilevel.tally.take() == Seen(0, 0.0, 0, 0)
+
+
+def test_running_means_are_of_the_steps_between_two_looks_and_accuracies_of_all() -> None:
+    tally = Tally(HOST)
+    running = Running(tally)
+    assert not running.look()
+    for losses, right in (([1.0, 3.0], 3), ([5.0], 2)):
+        for loss in losses:
+            tally.loss += loss
+            tally.steps += 1
+        tally.right += right
+        tally.images += 4
+        assert running.look()
+    assert running.loss == 5.0
+    assert running.accuracy() == 5 / 8
+    assert running.images == 0
