@@ -4,27 +4,20 @@ Every candidate operation of every edge is a module of its own and runs by itsel
 coefficient, and the products are added up. A one-path search runs the chosen operation of an edge and adds the bare
 coefficients of the others, which are zero. Both steps compute the gradients of everything, the network's parameters
 and the architecture's, although each uses only one of them. All runs eagerly in the default memory layout, the
-optimizers take the parameters one by one, and every loss is read on the host at once. Images are augmented one by one
-in worker processes.
+optimizers take the parameters one by one, and every loss is read on the host at once.
 
 Shapes: B images, C channels, E edges, O candidate operations; a mixture is (E, O).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
-from supernet.data import ImageSet
 from supernet.genotype import ZERO
 from supernet.mixed import MixedCell
 from supernet.network import Skeleton, Supernet
@@ -190,102 +183,32 @@ def textbook_step(
     arch_optimizer: Optimizer | None,
     train: Batch,
     val: Batch,
-) -> tuple[float | None, float]:
+    read: Callable[[Tensor], object] = Tensor.item,
+) -> None:
     """One step of the architecture, if it learns anything, then one of the network; batches on its device.
 
-    Returns:
-        The losses of the architecture and of the network, read on the host as the public code's running averages do.
+    ``read`` takes each loss at once, on the host, as the running averages of the public code do.
     """
 
     def cross_entropy(mixture: Tensor, batch: Batch) -> Tensor:
         images, labels = batch
         return F.cross_entropy(network(images, mixture), labels)
 
-    arch_value = None
     if arch_optimizer is not None and (arch_loss := search.arch_loss(cross_entropy, train, val)) is not None:
         _zero_gradients(network_optimizer, arch_optimizer)
         torch.autograd.backward(arch_loss)
         arch_optimizer.step()
-        arch_value = arch_loss.item()
+        read(arch_loss.detach())
     _zero_gradients(network_optimizer, arch_optimizer)
-    total = 0.0
     for mixture in search.paths():
         loss = cross_entropy(mixture, train)
         torch.autograd.backward(loss)
-        total += loss.item()
+        read(loss.detach())
     nn.utils.clip_grad_norm_(network.parameters(), GRAD_CLIP, foreach=False)
     network_optimizer.step()
-    return arch_value, total
 
 
 def _zero_gradients(*optimizers: Optimizer | None) -> None:
     for optimizer in optimizers:
         if optimizer is not None:
             optimizer.zero_grad()
-
-
-class PairedImages(Dataset[tuple[Tensor, int, Tensor, int]]):
-    """An image of the network's half with one drawn from the architecture's half, each augmented by itself.
-
-    Args:
-        images: all training images, uint8, shape (N, channels, H, W), and their labels.
-        halves: positions of the images that train the network and of those that train the architecture.
-        transform: a PIL image to a normalised tensor, shape (channels, H, W).
-    """
-
-    def __init__(self, images: ImageSet, halves: tuple[Sequence[int], Sequence[int]], transform: Compose) -> None:
-        self.pixels = images.images.permute(0, 2, 3, 1).squeeze(-1).numpy()  # a grey PIL image has no channel axis
-        self.labels = images.labels.tolist()
-        self.train, self.val = halves
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.train)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor, int]:
-        train, val = self.train[index], random.choice(self.val)
-        return self._image(train), self.labels[train], self._image(val), self.labels[val]
-
-    def _image(self, position: int) -> Tensor:
-        image: Tensor = self.transform(Image.fromarray(self.pixels[position]))
-        return image
-
-
-def textbook_loader(
-    images: ImageSet,
-    halves: tuple[Sequence[int], Sequence[int]],
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    padding: int = 4,
-    batch_size: int = 64,
-    num_workers: int = 2,
-    device: str = "cpu",
-) -> DataLoader[Any]:
-    """Shuffled batches ``(images, labels, val_images, val_labels)``, augmented one by one in worker processes.
-
-    Args:
-        images: all training images, uint8, square, and their labels.
-        halves: positions of the images that train the network and of those that train the architecture.
-        mean: mean of each channel, 0 to 255.
-        std: standard deviation of each channel, 0 to 255.
-        padding: black pixels around an image before it is cropped.
-        batch_size: images of each half in a batch; the last batch of an epoch may be smaller.
-        num_workers: worker processes; 0 augments in this one.
-        device: where the batches will go; for an accelerator they are put into pinned memory.
-    """
-    transform = Compose(
-        [
-            RandomHorizontalFlip(),
-            RandomCrop(images.images.shape[-1], padding=padding),
-            ToTensor(),
-            Normalize([value / 255 for value in mean], [value / 255 for value in std]),
-        ]
-    )
-    return DataLoader(
-        PairedImages(images, halves, transform),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=num_workers,
-        pin_memory=device.startswith("cuda"),
-    )

@@ -61,6 +61,7 @@ class SearchModule(LightningModule):
         arch_weight_decay: weight decay of the architecture.
         score_images: validation images on which derived cells are compared with shared parameters.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
+        compile: fuse the cells by ``torch.compile``; pays for long searches only, and takes minutes on a CPU.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SearchModule(LightningModule):
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
         cuda_graphs: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -96,6 +98,8 @@ class SearchModule(LightningModule):
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
         self.supernet = Supernet(space, **self.skeleton, image_channels=image_shape[0])
+        if compile:
+            self.supernet.compile_cells()
         self.search = search
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)

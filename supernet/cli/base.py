@@ -7,7 +7,8 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -207,6 +208,17 @@ def describe_cell(genotype: Genotype, size: str) -> str:
     return f"\nDerived cell{index}:\n  {genotype}\n\n{sketch_cell(genotype)}\n\n{size}\n"
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep Lightning's tips to itself, and warnings about things that are meant to be as they are."""
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
 def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
     """Run a command; a mistake of the user becomes one sentence.
 
@@ -217,14 +229,10 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
     Returns:
         Exit status: 0; 2 for a mistake of the user; 130 for a run that was stopped from outside.
     """
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
     here = str(Path.cwd())
     sys.path.insert(0, here)  # a strategy in a file beside the user is importable
     try:
-        with warnings.catch_warnings():
-            for message in _KNOWN_WARNINGS:
-                warnings.filterwarnings("ignore", message=message)
+        with quiet_libraries():
             run(args)
     except BrokenPipeError:  # the reader of the output has left
         sys.stdout = None
