@@ -7,7 +7,7 @@ computed; a step of one path has to read which one it is, so it is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import StepCount
+from benchmarks.measure import StepCount, Way
 from benchmarks.textbook import textbook_of, textbook_optimizers, textbook_step
 from benchmarks.ways import IMAGE_SHAPE, WAYS, Setting, bilevel_of, search_of
 from supernet.replay import Recorder
@@ -24,31 +24,39 @@ from supernet.replay import Recorder
 
 def count_step(name: str, way: str, setting: Setting) -> tuple[int, int]:
     """Launches and peak bytes of a step of this way by this strategy."""
-    return _read_off(name, way, setting) if setting.device.type == "cuda" else _count(name, way, setting)
+    if setting.device.type == "cuda":
+        # Under Lightning every run is one of its own: the launches are those of the loop inside.
+        loop = "bare loop" if way == "ours" else way
+        return read_off(lambda: WAYS[way](name, setting), lambda: WAYS[loop](name, setting))
+    where = torch.device("meta" if name == "DARTS" else "cpu")
+    step, alive = (_textbook if way == "textbook" else _ours)(name, replace(setting, device=where, compile=False))
+    return count(step, alive)
 
 
-def _read_off(name: str, way: str, setting: Setting) -> tuple[int, int]:
+def read_off(build: Callable[[], Way], build_loop: Callable[[], Way]) -> tuple[int, int]:
+    """Kernels and peak bytes of a step on the GPU.
+
+    Args:
+        build: makes the way whose memory is measured.
+        build_loop: makes the loop whose kernels are counted, one step at a time.
+    """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    run = WAYS[way](name, setting)
-    run(2)
+    build()(2)
     peak = torch.cuda.max_memory_allocated() - before
-    if way == "ours":  # a run of its own each time: count the launches of the loop inside
-        run = WAYS["bare loop"](name, setting)
+    run = build_loop()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run(1)
-    kernels = sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
-    return kernels, peak
+    return sum(event.device_type == DeviceType.CUDA for event in profiler.events() or []), peak
 
 
-def _count(name: str, way: str, setting: Setting) -> tuple[int, int]:
-    where = torch.device("meta" if name == "DARTS" else "cpu")
-    step, alive = (_textbook if way == "textbook" else _ours)(name, replace(setting, device=where, compile=False))
+def count(step: Callable[[], object], alive: Callable[[], Iterator[Tensor]]) -> tuple[int, int]:
+    """Operations and peak bytes of a step; ``alive`` gives the tensors that are there between two steps."""
     step()  # gradients and the state of the optimizers exist from the second step on
-    with StepCount(alive()) as count:
+    with StepCount(alive()) as counter:
         step()
-    return count.operations, count.peak
+    return counter.operations, counter.peak
 
 
 Counted = tuple[Callable[[], object], Callable[[], Iterator[Tensor]]]
@@ -59,35 +67,39 @@ def _textbook(name: str, setting: Setting) -> Counted:
     supernet = setting.supernet()
     network, search = textbook_of(supernet, one_path=name != "DARTS"), search_of(name, supernet)
     network_optimizer, arch_optimizer = textbook_optimizers(network, search)
-    train, val = _batch(setting), _batch(setting)
+    train, val = random_batch(setting), random_batch(setting)
 
     def step() -> None:
         textbook_step(network, search, network_optimizer, arch_optimizer, train, val, read=lambda loss: None)
 
-    return step, lambda: _alive(network, search, [network_optimizer, arch_optimizer], [*train, *val])
+    return step, lambda: alive_between([network, search], [network_optimizer, arch_optimizer], [*train, *val])
 
 
 def _ours(name: str, setting: Setting) -> Counted:
     bilevel = bilevel_of(name, setting, Recorder(setting.device))
-    train, val = _batch(setting), _batch(setting)
+    train, val = random_batch(setting), random_batch(setting)
     optimizers = [bilevel.descent.optimizer, bilevel.arch_optimizer]
-    return lambda: bilevel.step(train, val), lambda: _alive(
-        bilevel.supernet, bilevel.search, optimizers, [*train, *val]
+    return lambda: bilevel.step(train, val), lambda: alive_between(
+        [bilevel.supernet, bilevel.search], optimizers, [*train, *val]
     )
 
 
-def _batch(setting: Setting) -> tuple[Tensor, Tensor]:
+def random_batch(setting: Setting) -> tuple[Tensor, Tensor]:
+    """Images and labels on the device of a setting."""
     images = torch.rand(setting.batch, *IMAGE_SHAPE, device=setting.device)
     return images, torch.zeros(setting.batch, dtype=torch.long, device=setting.device)
 
 
-def _alive(
-    network: nn.Module, search: nn.Module, optimizers: list[Optimizer | None], others: list[Tensor]
+def alive_between(
+    modules: Iterable[nn.Module], optimizers: Iterable[Optimizer | None], others: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    for parameter in [*network.parameters(), *search.parameters()]:
-        yield parameter
-        if parameter.grad is not None:
-            yield parameter.grad
+    """Parameters, buffers, gradients and states of optimizers, and what else is kept between two steps."""
+    for module in modules:
+        yield from module.buffers()
+        for parameter in module.parameters():
+            yield parameter
+            if parameter.grad is not None:
+                yield parameter.grad
     for optimizer in optimizers:
         for state in optimizer.state.values() if optimizer else ():
             yield from (value for value in state.values() if isinstance(value, Tensor))

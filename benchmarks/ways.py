@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 from torch.optim import SGD, Adam
 
 from benchmarks.measure import Sample, Stopwatch, Way, loop
@@ -25,9 +24,11 @@ from benchmarks.worker_loader import textbook_loader
 from supernet.bilevel import Bilevel
 from supernet.callbacks import GenotypeExport, SearchPictures
 from supernet.data import ImageSet, SearchData
+from supernet.genotype import NAS_BENCH_201_OPS
 from supernet.module import SearchModule
 from supernet.network import Supernet
 from supernet.replay import WARM_UP, Recorder, recorder
+from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, Batch, RandomSearch, SearchStrategy
 
 STRATEGIES: dict[str, Callable[[], SearchStrategy]] = {
@@ -54,6 +55,11 @@ class Setting:
         compile: whether the cells of ours are compiled.
         cuda_graphs: whether the steps of ours are replayed as CUDA graphs.
         warm_up: steps before anything is measured.
+        network: makes the supernet of ours.
+        bilevel: makes the step of ours.
+        fused: whether the optimizers of ours run as one kernel on a GPU.
+        image_workers: whether ours takes the batches of the textbook's loader.
+        ops: the candidate operations that are searched over.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -66,6 +72,11 @@ class Setting:
     compile: bool = False
     cuda_graphs: bool = True
     warm_up: int = WARM_UP + 2
+    network: Callable[..., Supernet] = Supernet
+    bilevel: Callable[..., Bilevel] = Bilevel
+    fused: bool = True
+    image_workers: bool = False
+    ops: tuple[str, ...] = NAS_BENCH_201_OPS
 
     def autocast(self) -> AbstractContextManager[object]:
         """What Lightning puts around a step for this precision."""
@@ -76,7 +87,7 @@ class Setting:
     def supernet(self) -> Supernet:
         """A supernet, always with the same parameters."""
         torch.manual_seed(0)
-        return Supernet(channels=self.channels, num_cells=self.num_cells).to(self.device)
+        return self.network(CellSpace(ops=self.ops), self.channels, self.num_cells).to(self.device)
 
     def images(self) -> ImageSet:
         """Both halves, one after the other; the same every time."""
@@ -116,15 +127,11 @@ def textbook(name: str, setting: Setting) -> Way:
     search = search_of(name, supernet)
     del supernet
     optimizers = textbook_optimizers(network, search)
-    halves = list(range(setting.num_images)), list(range(setting.num_images, 2 * setting.num_images))
-    options = {"batch_size": setting.batch, "num_workers": setting.num_workers, "device": setting.device.type}
-    loader = textbook_loader(setting.images(), halves, MEAN, STD, **options)  # type: ignore[arg-type]
 
-    def step(batch: list[Tensor]) -> None:
-        images, labels, val_images, val_labels = (part.to(setting.device, non_blocking=True) for part in batch)
-        textbook_step(network, search, *optimizers, (images, labels), (val_images, val_labels))
+    def step(batch: tuple[Batch, Batch]) -> None:
+        textbook_step(network, search, *optimizers, *batch)
 
-    return loop(loader, step, setting.device, setting.warm_up)
+    return loop(_Workers(setting), step, setting.device, setting.warm_up)
 
 
 def bilevel_of(name: str, setting: Setting, run: Recorder) -> Bilevel:
@@ -132,26 +139,52 @@ def bilevel_of(name: str, setting: Setting, run: Recorder) -> Bilevel:
     network = setting.supernet()
     if setting.compile:
         network.compile_cells()
-    search, fused = search_of(name, network), setting.device.type == "cuda"
+    search, fused = search_of(name, network), setting.fused and setting.device.type == "cuda"
     sgd = SGD(network.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True, fused=fused)
     learned = list(search.parameters())
     adam = Adam(learned, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=fused) if learned else None
-    return Bilevel(network, search, sgd, adam, run, grad_clip=5.0)
+    return setting.bilevel(network, search, sgd, adam, run, grad_clip=5.0)
 
 
 def bare(name: str, setting: Setting) -> Way:
     """Our step and our batches in a plain loop, without Lightning."""
     bilevel = bilevel_of(name, setting, recorder(setting.device, setting.cuda_graphs))
-    data = RandomImages(setting)
-    data.setup()
 
-    def step(batch: tuple[dict[str, Batch], int, int]) -> None:
+    def step(batch: tuple[Batch, Batch]) -> None:
         with setting.autocast():
-            bilevel.step(batch[0]["train"], batch[0]["val"])
+            bilevel.step(*batch)
 
-    loader = data.train_dataloader()
-    iter(loader)  # Lightning's CombinedLoader wants to be begun before it is asked for anything
+    loader = _Workers(setting) if setting.image_workers else _Prepared(setting)
     return loop(loader, step, setting.device, setting.warm_up)
+
+
+class _Workers:
+    """Pairs of batches from the textbook's loader, brought to the device one by one."""
+
+    def __init__(self, setting: Setting) -> None:
+        halves = list(range(setting.num_images)), list(range(setting.num_images, 2 * setting.num_images))
+        device = setting.device
+        options: dict[str, Any] = {"batch_size": setting.batch, "num_workers": setting.num_workers}
+        self.loader = textbook_loader(setting.images(), halves, MEAN, STD, **options, device=device.type)
+        self.device = device
+
+    def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
+        for batch in self.loader:
+            images, labels, val_images, val_labels = (part.to(self.device, non_blocking=True) for part in batch)
+            yield (images, labels), (val_images, val_labels)
+
+
+class _Prepared:
+    """Pairs of batches as a search takes them."""
+
+    def __init__(self, setting: Setting) -> None:
+        data = RandomImages(setting)
+        data.setup()
+        self.loader = data.train_dataloader()
+
+    def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
+        for batch, *_ in self.loader:
+            yield batch["train"], batch["val"]
 
 
 def ours(name: str, setting: Setting) -> Way:
@@ -159,30 +192,38 @@ def ours(name: str, setting: Setting) -> Way:
     data = RandomImages(setting)
 
     def run(steps: int) -> Sample:
-        timer = _Timer(setting.device, setting.warm_up, steps)
         options: dict[str, Any] = {"compile": setting.compile, "cuda_graphs": setting.cuda_graphs}
         torch.manual_seed(0)
-        module = SearchModule(STRATEGIES[name](), setting.channels, setting.num_cells, **options)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
-                accelerator=setting.device.type,
-                devices=1,
-                precision=setting.precision,  # type: ignore[arg-type]
-                max_epochs=1,
-                limit_train_batches=setting.warm_up + steps,
-                limit_val_batches=0,
-                logger=TensorBoardLogger(folder, default_hp_metric=False),
-                callbacks=[GenotypeExport(), SearchPictures(), timer],
-                log_every_n_steps=10,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                enable_checkpointing=False,
-                benchmark=True,
-            )
-            trainer.fit(module, datamodule=data)
-        return timer.sample
+        space = CellSpace(ops=setting.ops)
+        module = SearchModule(STRATEGIES[name](), setting.channels, setting.num_cells, space, **options)
+        return under_lightning(module, data, setting, steps, [GenotypeExport(), SearchPictures()])
 
     return run
+
+
+def under_lightning(
+    module: LightningModule, data: LightningDataModule, setting: Setting, steps: int, callbacks: list[Callback]
+) -> Sample:
+    """The time of one of so many steps of a run of its own, with a logger, after its warm-up."""
+    timer = _Timer(setting.device, setting.warm_up, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator=setting.device.type,
+            devices=1,
+            precision=setting.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            limit_train_batches=setting.warm_up + steps + 1,  # the last one is always logged, so it does not count
+            limit_val_batches=0,
+            logger=TensorBoardLogger(folder, default_hp_metric=False),
+            callbacks=[*callbacks, timer],
+            log_every_n_steps=10,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            benchmark=True,
+        )
+        trainer.fit(module, datamodule=data)
+    return timer.sample
 
 
 class _Timer(Callback):

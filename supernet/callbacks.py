@@ -85,8 +85,9 @@ class SearchPictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images of both halves."""
-        self._images += sum(len(labels) for _, labels in batch.values())
+        """Count the images; those of the architecture only if it learns from them."""
+        used = batch.values() if len(trainer.optimizers) > 1 else [batch["train"]]
+        self._images += sum(len(labels) for _, labels in used)
         if trainer.is_last_batch:
             pl_module.log("images_per_second", self._images / (time.perf_counter() - self._started))
 

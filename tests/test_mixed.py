@@ -82,6 +82,24 @@ def test_planned_densely_a_mixture_with_zeros_gives_the_same_and_all_gradients()
     torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")  # the tracer's own look
+@pytest.mark.parametrize("kind", ["dense", "with zeros"])
+def test_a_compiled_cell_is_one_graph_and_computes_the_same(kind: str) -> None:
+    # Traced as for the compiler; what it would generate is run by PyTorch's own operations.
+    torch.manual_seed(0)
+    space = CellSpace()
+    cell, inputs = MixedCell(space, 4).double(), torch.randn(3, 4, 8, 8, dtype=torch.float64)
+    traced = torch.compile(cell, backend="aot_eager", fullgraph=True, dynamic=False)
+    results = []
+    for forward in (cell, traced):
+        mixture = mixtures(space, kind, 1).requires_grad_()
+        output = forward(inputs, widen(make_plan(space, mixture), 4))
+        gradients = torch.autograd.grad(output.square().sum(), [mixture, *cell.parameters()], allow_unused=True)
+        results.append([output, *(gradient for gradient in gradients if gradient is not None)])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-11)
+
+
 def test_a_mixture_on_the_host_serves_a_supernet_elsewhere() -> None:
     supernet, images = Supernet(channels=2, num_cells=1).to("meta"), torch.empty(4, 3, 8, 8, device="meta")
     assert supernet(images, torch.rand(6, 5)).device.type == "meta"

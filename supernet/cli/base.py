@@ -157,6 +157,8 @@ class CommandLine(LightningCLI):
             shown = TQDMProgressBar(refresh_rate=10) if on_terminal else EpochLines()
             self.trainer_defaults["callbacks"].append(shown)
             kwargs["enable_progress_bar"] = on_terminal
+        if options.benchmark is None and not options.deterministic:
+            kwargs["benchmark"] = True  # cuDNN tries its algorithms once: the shapes never change
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1:  # said here, before Lightning starts further processes
             raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
