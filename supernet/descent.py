@@ -68,9 +68,10 @@ class Running:
             self.loss = seen.loss / seen.steps
         return seen.steps > 0
 
-    def accuracy(self) -> float:
-        """Share of right answers since this was asked last, 0 to 1."""
-        share = self.right / self.images
+    def accuracy(self) -> float | None:
+        """Share of right answers since this was asked last, 0 to 1; None if no image was seen."""
+        self.look()
+        share = self.right / self.images if self.images else None
         self.right = self.images = 0
         return share
 

@@ -84,6 +84,11 @@ def widen(plan: Plan, channels: int) -> Plan:
     return [[replace(term, scale=scale(term)) for term in terms] for terms in plan]
 
 
+def is_full(space: CellSpace, plan: Plan) -> bool:
+    """Whether every candidate runs on every edge."""
+    return sum(len(term.targets) for terms in plan for term in terms) == space.num_edges * len({*space.ops} - {ZERO})
+
+
 def _alive(edges: Sequence[tuple[int, int]], num_nodes: int) -> set[int]:
     """Nodes that the input reaches and that reach the output, over these edges ``(target, source)``."""
     reached, useful = {0}, {num_nodes - 1}

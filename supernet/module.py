@@ -212,8 +212,8 @@ class SearchModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log accuracies and learning rates of this epoch and advance the schedule of the network's."""
         for part, running in self.running.items():
-            if running.images:
-                self.log(f"{part}/accuracy", running.accuracy())
+            if (accuracy := running.accuracy()) is not None:
+                self.log(f"{part}/accuracy", accuracy)
         for part, optimizer in zip(("network", "arch"), self.trainer.optimizers, strict=False):
             self.log(f"{part}/lr", optimizer.param_groups[0]["lr"])
         schedule = self.lr_schedulers()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
-from supernet.mixed import MixedCell, make_plan, widen
+from supernet.mixed import MixedCell, is_full, make_plan, widen
 from supernet.ops import CONVOLUTIONS, check_ops, make_op
 from supernet.space import CellSpace
 
@@ -234,16 +234,23 @@ class Supernet(Skeleton):
                                 f" got {tuple(mixture.shape)}")  # fmt: skip
         plan = make_plan(self.space, mixture, like=self.stem.get_parameter("0.weight"))
         plans = {width: widen(plan, width) for width in self.widths}
+        # A compiled cell serves the training steps that run every candidate; for anything else, called past its
+        # compilation, it would be compiled anew, for each cell that is scored.
+        compiled = torch.is_grad_enabled() and is_full(self.space, plan)
         features = self.stem(images.contiguous(memory_format=self.layout))
         for block in self.blocks:
-            features = block(features, plans[block.channels]) if isinstance(block, MixedCell) else block(features)
+            if isinstance(block, MixedCell):
+                cell = block if compiled else block.forward
+                features = cell(features, plans[block.channels])
+            else:
+                features = block(features)
         logits: Tensor = self.head(features)
         return logits
 
     def compile_cells(self) -> None:
         """Let ``torch.compile`` fuse what lies between the convolutions of the cells; logits and parameters stay.
 
-        It compiles at the first step, for every width, for either step and for evaluation: minutes on a CPU.
+        It compiles in the first steps that run every candidate, for every width and either step: minutes on a CPU.
         """
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 32)  # a few for each width, of one and the same code

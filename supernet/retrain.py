@@ -97,7 +97,8 @@ class RetrainModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log accuracy and learning rate of this epoch, and advance the schedule."""
-        self.log("train/accuracy", self.running.accuracy(), prog_bar=True)
+        if (accuracy := self.running.accuracy()) is not None:
+            self.log("train/accuracy", accuracy, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         schedule = self.lr_schedulers()
         assert isinstance(schedule, CosineAnnealingLR)

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.bilevel import frozen
 from supernet.callbacks import GenotypeExport
 from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.mixed import MixedCell
 from supernet.module import CHECKPOINT_KEY, SearchModule
 from supernet.network import Supernet
 from supernet.space import CellSpace
@@ -273,6 +274,34 @@ def test_a_search_without_epochs_is_refused(tmp_path: Path) -> None:
     module, data = make(DARTS())
     with pytest.raises(SupernetError, match="the schedule needs a number of epochs"):
         make_trainer(tmp_path, max_epochs=-1, max_steps=3).fit(module, datamodule=data)
+
+
+@pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")  # the tracer's own look
+def test_a_compiled_search_compiles_once_for_each_kind_of_step_and_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:  # in place of the code generator, which takes minutes
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_cell(cell: MixedCell, **options: Any) -> None:
+        nn.Module.compile(cell, backend=backend, fullgraph=True, **options)
+
+    monkeypatch.setattr(MixedCell, "compile", compile_cell)
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        seed_everything(0)
+        module = SearchModule(DARTS(top_k=3), 4, 2, image_shape=(1, 8, 8), arch_lr=0.01, compile=compiled)
+        make_trainer(tmp_path, limit_train_batches=4).fit(module, datamodule=SearchData(batch_size=64))
+        found.append(module)
+    # Three widths, two steps, and the first cell of the architecture step, whose input has no gradient. Validation
+    # and the cells that are scored are not compiled.
+    assert len(graphs) == 7
+    torch.testing.assert_close(found[1].search.state_dict()["logits"], found[0].search.state_dict()["logits"])
+    assert found[1].genotype == found[0].genotype
 
 
 def test_another_space_is_searched_by_naming_it(tmp_path: Path) -> None:
