@@ -193,7 +193,9 @@ def table(protocol: Protocol, bandwidth: float, rate: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table for the reference protocol, or for the sizes on the command line."""
-    parser = argparse.ArgumentParser(description="The least work of a search step.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.floor", description="The least work of a search step.", allow_abbrev=False
+    )
     parser.add_argument("--bandwidth", type=float, default=4.3, help="TB/s of device memory")
     parser.add_argument("--rate", type=float, default=790.0, help="TFLOP/s of bf16, two a multiply-accumulate")
     for name in ("channels", "num_cells", "batch"):

@@ -57,7 +57,7 @@ class Bilevel:
     ) -> None:
         self.supernet, self.search, self.arch_optimizer, self.recorder = supernet, search, arch_optimizer, recorder
         self.descent = Descent(supernet, network_optimizer, recorder, grad_clip)
-        self.tally = Tally(recorder.device)
+        self.tally = Tally(recorder.device, self.descent.parameters[0].dtype)
 
     def step(self, train: Batch, val: Batch) -> None:
         """One step of the architecture, if it learns, then one of the network.

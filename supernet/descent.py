@@ -29,10 +29,12 @@ class Tally:
 
     Args:
         device: where the steps run.
+        dtype: of the losses; the sums are kept in float32 at least.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.loss, self.right = torch.zeros((), device=device), torch.zeros((), device=device)
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        wide = torch.promote_types(dtype, torch.float32)
+        self.loss, self.right = (torch.zeros((), dtype=wide, device=device) for _ in range(2))
         self.steps = self.images = 0  # the host knows these without looking
 
     def take(self) -> Seen:
@@ -91,7 +93,7 @@ class Descent:
     ) -> None:
         self.network, self.optimizer, self.recorder, self.grad_clip = network, optimizer, recorder, grad_clip
         self.parameters = list(network.parameters())
-        self.tally = Tally(recorder.device)
+        self.tally = Tally(recorder.device, self.parameters[0].dtype)
         self.rate = torch.zeros((), device=recorder.device)
 
     def step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> None:

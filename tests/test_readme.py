@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from supernet.cli import derive, search
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 SMALL = ["--model.channels", "2", "--model.num_cells", "1", "--trainer.max_epochs", "1"]
@@ -80,5 +82,24 @@ def test_links_and_named_files_exist() -> None:
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"python -m (benchmarks\.[^`#\n]*)", README + BENCHMARKS)), key=str)
+)
+def test_every_benchmark_command_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *arguments = shlex.split(command)
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(module).main([*arguments, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: python -m {module}" in capsys.readouterr().out
+
+
+def test_the_gpu_script_has_the_parts_that_are_named() -> None:
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text(encoding="utf-8")
+    parts = re.findall(r"bash benchmarks/gpu.sh (\w+)", BENCHMARKS)
+    assert len(parts) == 5
+    for part in parts:
+        assert f"\n  {part})\n" in script
+
+
 def test_no_placeholder_is_left() -> None:
-    assert not re.search(r"^[A-Z]{5,}$", README, flags=re.MULTILINE)
+    assert not re.search(r"^[A-Z]{5,}$", README + BENCHMARKS, flags=re.MULTILINE)
