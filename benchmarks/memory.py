@@ -7,6 +7,7 @@ computed; a step of one path has to read which one it is, so it is computed.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -34,17 +35,18 @@ def count_step(name: str, way: str, setting: Setting) -> tuple[int, int]:
 
 
 def read_off(build: Callable[[], Way], build_loop: Callable[[], Way]) -> tuple[int, int]:
-    """Kernels and peak bytes of a step on the GPU.
+    """Kernels of a step on the GPU, also those of a recording, and the peak of the bytes that the allocator took.
 
     Args:
         build: makes the way whose memory is measured.
         build_loop: makes the loop whose kernels are counted, one step at a time.
     """
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_reserved()
     build()(2)
-    peak = torch.cuda.max_memory_allocated() - before
+    peak = torch.cuda.max_memory_reserved() - before  # what a recording uses is reserved, not allocated
     run = build_loop()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run(1)

@@ -80,11 +80,13 @@ class Bilevel:
             loss = self.search.arch_loss(cross_entropy, train, val)
             if loss is None:
                 return
-            # A mixture that cuts the input off leaves a loss on which the architecture has no influence.
+            optimizer.zero_grad()
             if loss.requires_grad:
-                optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+            else:  # the mixture cuts the input off: where every candidate runs, its gradient is zero
+                for parameter in self.search.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
         self.tally.loss += loss.detach().to(self.tally.loss.device)
         self.tally.steps += 1
 

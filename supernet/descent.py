@@ -95,6 +95,8 @@ class Descent:
         self.parameters = list(network.parameters())
         self.tally = Tally(recorder.device, self.parameters[0].dtype)
         self.rate = torch.zeros((), device=recorder.device)
+        if recorder.make_graph is not None:
+            use_fused(optimizer)  # only this one reads the learning rate where it lies
 
     def step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> None:
         """One step of the optimizer.
@@ -132,7 +134,15 @@ class Descent:
         if self.recorder.make_graph is None:
             self.optimizer.step()
             return
-        group = self.optimizer.param_groups[0]
+        (group,) = self.optimizer.param_groups
         rate, group["lr"] = group["lr"], self.rate
-        self.optimizer.step()
-        group["lr"] = rate
+        try:
+            self.optimizer.step()
+        finally:
+            group["lr"] = rate
+
+
+def use_fused(optimizer: Optimizer) -> None:
+    """Step by one kernel, whatever a checkpoint says that was written elsewhere."""
+    for group in optimizer.param_groups:
+        group["fused"], group["foreach"] = True, None

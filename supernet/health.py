@@ -12,7 +12,7 @@ from supernet.recipe import is_time_to_log
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is not a number, at most one logging interval late and before a checkpoint holds it.
+    """Stops at a loss that is not a number, at most one logging interval late, and before a checkpoint is written.
 
     Args:
         advice: what to change; the end of the error sentence.
@@ -35,10 +35,17 @@ class FiniteLoss(Callback):
                 )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the parameters before the checkpoint of this epoch is written."""
+        """Look at the parameters."""
+        self._check_parameters(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the parameters before they are written."""
+        self._check_parameters(trainer, pl_module)
+
+    def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
         finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()])
         if not finite.all():
             raise SupernetError(
-                f"a parameter is not finite after epoch {trainer.current_epoch}: {self.advice};"
-                " what earlier epochs have saved is intact"
+                f"a parameter is not finite in epoch {trainer.current_epoch}: {self.advice};"
+                " what was saved before is intact"
             )

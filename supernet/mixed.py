@@ -6,7 +6,8 @@ one. This one computes the same function with less work:
 * All edges that leave a node see the same input, so one convolution with ``k * C`` output channels serves its k
   edges, and a pooling is computed once.
 * Batch normalisation has no affine parameters in a search cell, so the coefficient of a candidate is its scale.
-* A candidate whose coefficient is zero does not run, and neither does one that cannot reach the output.
+* A candidate that cannot reach the output does not run, and neither does one whose coefficient is zero, if that can be
+  known without waiting for an accelerator.
 """
 
 from __future__ import annotations

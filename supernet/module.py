@@ -24,6 +24,7 @@ from supernet.recipe import (
     check_fraction,
     check_not_negative,
     check_positive,
+    check_trainer,
     count_steps,
     is_time_to_log,
     sgd_with_cosine,
@@ -135,10 +136,7 @@ class SearchModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
-        if self.trainer.world_size > 1:
-            raise SupernetError(f"a search uses one device so far, got {self.trainer.world_size}")
-        if self.trainer.precision in ("16-mixed", "16-true"):
-            raise SupernetError(f"half precision overflows here; use bf16-mixed, got {self.trainer.precision}")
+        check_trainer(self.trainer)
 
     def on_train_start(self) -> None:
         """Get the steps ready."""
@@ -153,6 +151,10 @@ class SearchModule(LightningModule):
         )
         self.running = {"arch": Running(self.bilevel.tally), "network": Running(self.bilevel.descent.tally)}
 
+    def on_train_end(self) -> None:
+        """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
+        del self.bilevel
+
     def on_train_epoch_start(self) -> None:
         """Let the strategy follow its schedule."""
         self.search.start_epoch(self.current_epoch, self.trainer.max_epochs or 1)
@@ -164,7 +166,8 @@ class SearchModule(LightningModule):
         if is_time_to_log(self.trainer):
             for part, running in self.running.items():
                 if running.look():
-                    self.log(f"{part}/loss", running.loss, prog_bar=True)
+                    # On the host: Lightning reads what the progress bar shows after every batch.
+                    self.log(f"{part}/loss", torch.tensor(running.loss), prog_bar=True)
 
     def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
         """Class logits of normalised images under a mixture, in the precision of the parameters."""

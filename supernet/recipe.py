@@ -36,10 +36,19 @@ def sgd_with_cosine(
     return optimizer, CosineAnnealingLR(optimizer, trainer.max_epochs, lr_min)
 
 
+def check_trainer(trainer: Trainer) -> None:
+    """Raise `SupernetError` for a trainer whose options these trainings could only ignore."""
+    if trainer.world_size > 1:
+        raise SupernetError(f"a training uses one device so far, got {trainer.world_size}")
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise SupernetError(f"half precision overflows here; use bf16-mixed, got {trainer.precision}")
+
+
 def is_time_to_log(trainer: Trainer) -> bool:
     """Whether the loggers read the metrics of this step; in between, a look would make the device wait."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return trainer.is_last_batch or (trainer.fit_loop.total_batch_idx + 1) % max(1, interval) == 0
+    due = interval > 0 and (trainer.fit_loop.total_batch_idx + 1) % interval == 0
+    return trainer.is_last_batch or due
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:

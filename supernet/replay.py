@@ -72,7 +72,10 @@ class Recording:
             with graph.record():
                 self.outputs = function(*self.inputs)
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            cause = _first(error)  # the end of a failed recording fails as well, and says nothing of the reason
+            if not isinstance(cause, RuntimeError):
+                raise cause from None
+            reason = str(cause).strip().partition("\n")[0]
             raise SupernetError(
                 f"this step cannot be recorded as a CUDA graph ({reason}); pass --model.cuda_graphs false"
             ) from error
@@ -86,6 +89,13 @@ class Recording:
             static.copy_(value, non_blocking=True)
         self.graph.replay()
         return self.outputs
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error at the beginning of a chain of errors."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 class Recorder:

@@ -22,6 +22,7 @@ from supernet.recipe import (
     check_fraction,
     check_not_negative,
     check_positive,
+    check_trainer,
     count_steps,
     is_time_to_log,
     sgd_with_cosine,
@@ -77,11 +78,19 @@ class RetrainModule(LightningModule):
         """Stop when the loss is no longer a number."""
         return [FiniteLoss(f"lower --model.lr (now {self.hparams['lr']})")]
 
+    def on_fit_start(self) -> None:
+        """Refuse what would fail late or go wrong silently."""
+        check_trainer(self.trainer)
+
     def on_train_start(self) -> None:
         """Get the step ready."""
         (optimizer,) = self.trainer.optimizers
         self.descent = Descent(self.network, optimizer, recorder(self.device, self.hparams["cuda_graphs"]))
         self.running = Running(self.descent.tally)
+
+    def on_train_end(self) -> None:
+        """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
+        del self.descent
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of normalised images."""
@@ -93,7 +102,8 @@ class RetrainModule(LightningModule):
         self.descent.step(*batch)
         count_steps(self.trainer, 1)
         if is_time_to_log(self.trainer) and self.running.look():
-            self.log("train/loss", self.running.loss, prog_bar=True)
+            # On the host: Lightning reads what the progress bar shows after every batch.
+            self.log("train/loss", torch.tensor(self.running.loss), prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         """Log accuracy and learning rate of this epoch, and advance the schedule."""

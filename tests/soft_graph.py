@@ -46,8 +46,11 @@ class SoftGraph:
                 operations.append((func, args, kwargs or {}, result))
                 return result
 
-        with Recording():
-            yield
+        try:
+            with Recording():
+                yield
+        except Exception:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904, as CUDA says
         for storage, content in before.values():
             if content is not None:
                 storage.copy_(content)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch.optim import SGD
 
 from supernet.bilevel import Bilevel
@@ -89,9 +89,14 @@ def test_running_statistics_are_kept_by_a_recording() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3, msg=name)
 
 
-def trainer(folder: Path, precision: str, epochs: int) -> Trainer:
+def trainer(folder: Path, precision: str, epochs: int, **further: Any) -> Trainer:
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    options: dict[str, Any] = {**dict.fromkeys(quiet, False), "precision": precision, "default_root_dir": folder}
+    options: dict[str, Any] = {
+        **dict.fromkeys(quiet, False),
+        "precision": precision,
+        "default_root_dir": folder,
+        **further,
+    }
     return Trainer(accelerator="gpu", devices=1, max_epochs=epochs, **options)
 
 
@@ -106,9 +111,16 @@ def test_a_search_runs_and_learns(tmp_path: Path, strategy: Callable[[], SearchS
 
 
 def test_a_compiled_search_runs(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Counting(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, SearchModule)
+            seen.append(len(pl_module.bilevel.recorder.recordings))
+
     module = SearchModule(DARTS(), 4, 1, image_shape=(1, 8, 8), compile=True)
-    trainer(tmp_path, "bf16-mixed", 2).fit(module, datamodule=SearchData())
-    assert len(module.bilevel.recorder.recordings) == 2
+    trainer(tmp_path, "bf16-mixed", 2, callbacks=[Counting()]).fit(module, datamodule=SearchData())
+    assert seen == [2]
 
 
 def test_a_final_training_learns_the_digits(tmp_path: Path) -> None:

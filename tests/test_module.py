@@ -137,7 +137,8 @@ def test_the_learning_rate_follows_the_cosine_of_each_epoch(tmp_path: Path) -> N
     torch.testing.assert_close(torch.tensor(seen), torch.tensor(cosine))
 
 
-def test_a_mixture_that_cuts_the_input_off_teaches_the_architecture_nothing(tmp_path: Path) -> None:
+def test_a_mixture_that_cuts_the_input_off_has_the_gradient_zero(tmp_path: Path) -> None:
+    # As where every candidate runs: Adam takes its step, and the weight decay acts.
     class Cut(DARTS):
         def forward(self) -> Tensor:
             mask = torch.zeros(6, 5)
@@ -147,7 +148,12 @@ def test_a_mixture_that_cuts_the_input_off_teaches_the_architecture_nothing(tmp_
     module, data = make(Cut())
     before = module.search.get_parameter("logits").clone()
     make_trainer(tmp_path, limit_train_batches=2).fit(module, datamodule=data)
-    assert module.search.get_parameter("logits").equal(before)
+    expected = nn.Parameter(before.detach())
+    adam = torch.optim.Adam([expected], 0.01, (0.5, 0.999), weight_decay=1e-3)
+    expected.grad = torch.zeros_like(expected)
+    for _ in range(2):
+        adam.step()
+    assert module.search.get_parameter("logits").equal(expected)
 
 
 def test_several_paths_make_one_step_of_their_summed_gradients(tmp_path: Path) -> None:
@@ -283,6 +289,43 @@ def test_a_search_without_epochs_is_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, max_epochs=-1, max_steps=3).fit(module, datamodule=data)
 
 
+def test_lightning_reads_no_device_between_two_looks(tmp_path: Path) -> None:
+    # What is logged in a step must lie on the host: a metric on "meta" fails as soon as it is read.
+    class Elsewhere(SearchModule):
+        in_step = False
+
+        @property
+        def device(self) -> torch.device:
+            return torch.device("meta" if self.in_step else "cpu")
+
+        def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+            self.in_step = True
+            super().training_step(batch, batch_idx)
+            self.in_step = False
+
+    module = Elsewhere(DARTS(), 2, 1, image_shape=(1, 8, 8))
+    bar = {"logger": False, "log_every_n_steps": 3, "limit_val_batches": 0}
+    make_trainer(tmp_path, **bar).fit(module, datamodule=SearchData())
+    assert module.trainer.callback_metrics["network/loss"].device.type == "cpu"
+
+
+def test_recordings_are_let_go_when_a_training_ends(tmp_path: Path) -> None:
+    module, data = make(DARTS())
+    make_trainer(tmp_path, limit_train_batches=1).fit(module, datamodule=data)
+    assert not hasattr(module, "bilevel")
+    copy.deepcopy(module)
+
+
+def test_half_precision_is_refused_by_name(tmp_path: Path) -> None:
+    module, data = make(DARTS())
+    trainer = make_trainer(tmp_path)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(type(trainer), "precision", "16-mixed")
+        with pytest.raises(SupernetError, match=r"use bf16-mixed, got 16-mixed"):
+            trainer.fit(module, datamodule=data)
+
+
 @pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")  # the tracer's own look
 def test_a_compiled_search_compiles_once_for_each_kind_of_step_and_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,6 +375,17 @@ def test_looking_at_a_search_does_not_change_it(tmp_path: Path, search: type[Sea
     assert unseen.search().equal(watched.search())
 
 
+def test_a_checkpoint_in_mid_epoch_never_holds_a_parameter_that_is_not_finite(tmp_path: Path) -> None:
+    module, data = make(DARTS(), network_lr=1e25, grad_clip=1e25)
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
+    trainer = make_trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], log_every_n_steps=50)
+    with pytest.raises(SupernetError, match="not finite"):
+        trainer.fit(module, datamodule=data)
+    for path in tmp_path.glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values() if isinstance(value, Tensor)), path
+
+
 def test_a_checkpoint_never_holds_a_parameter_that_is_not_finite(tmp_path: Path) -> None:
     class Poisoned(SearchModule):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -345,7 +399,7 @@ def test_a_checkpoint_never_holds_a_parameter_that_is_not_finite(tmp_path: Path)
     trainer = make_trainer(
         tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep]
     )
-    with pytest.raises(SupernetError, match="a parameter is not finite after epoch 1: lower one of"):
+    with pytest.raises(SupernetError, match="a parameter is not finite in epoch 1: lower one of"):
         trainer.fit(module, datamodule=data)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 0

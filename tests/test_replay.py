@@ -51,6 +51,14 @@ def test_a_function_that_waits_for_the_device_is_refused_with_the_way_out() -> N
         Recording(lambda images: (images * images.sum().item(),), (torch.ones(2),), SoftGraph())
 
 
+def test_a_mistake_in_the_function_stays_that_mistake() -> None:
+    def broken(images: Tensor) -> tuple[Tensor]:
+        raise TypeError("no such thing")
+
+    with pytest.raises(TypeError, match="no such thing"):
+        Recording(broken, (torch.ones(2),), SoftGraph())
+
+
 def test_a_recorder_runs_the_function_itself_until_it_is_warm() -> None:
     seen: list[int] = []
 

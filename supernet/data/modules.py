@@ -89,9 +89,14 @@ class Batches:
         rows, generator = iter(self.sampler), self.sampler.generator(1)
         while together := list(islice(rows, self._num_at_once())):
             positions, sizes = torch.cat(together), [len(row) for row in together]
-            images = self.prepare(self.images.images[positions].to(self.device, non_blocking=True), generator)
-            labels = self.images.labels[positions].to(self.device, non_blocking=True)
+            images = self.prepare(self._move(self.images.images[positions]), generator)
+            labels = self._move(self.images.labels[positions])
             yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+
+    def _move(self, chosen: Tensor) -> Tensor:
+        """To the device; from pinned memory, or else the copy would make the host wait."""
+        leaves_host = self.device.type == "cuda" and chosen.device.type == "cpu"
+        return (chosen.pin_memory() if leaves_host else chosen).to(self.device, non_blocking=True)
 
     def _num_at_once(self) -> int:
         """How many batches fit into 8 MiB of floats: enough to make the cost of each call small."""

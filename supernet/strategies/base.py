@@ -54,7 +54,7 @@ class SearchStrategy(nn.Module, ABC):
     def forward(self) -> Tensor:
         """The mixture for one step, shape (E, O), for all cells of the supernet.
 
-        Return it on the host if most of it is zero: only what it chooses will run (see `Supernet.forward`).
+        On a CPU only what is not zero runs; on a GPU everything does (see `Supernet.forward`).
         """
 
     def paths(self) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from supernet.strategies.base import FactorisedSearch
 
 
 class GDAS(FactorisedSearch):
-    """One operation an edge is drawn by Gumbel-max and runs alone; its gradient is that of the softmax (eq. 4).
+    """One operation an edge is drawn by Gumbel-max and counts alone; its gradient is that of the softmax (eq. 4).
 
     One draw serves all cells in a step. In the reference code of NAS-Bench-201 the operations that were not drawn
     add their bare coefficient, zero, to the features and so get a gradient; here they get none, as in the paper.
