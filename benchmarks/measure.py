@@ -25,7 +25,7 @@ class Sample(NamedTuple):
     """Seconds of one step, the mean over the steps of a round."""
 
     wall: float
-    """On the clock; on an accelerator until its last operation is done."""
+    """On a CPU by the clock; on a GPU between two events, of which the second follows its last operation."""
     cpu: float
     """Of all threads of this process; loader workers are not counted."""
     data: float
@@ -52,13 +52,26 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         synchronize(device)
+        self.begun = _event(device)
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def stop(self, steps: int, data: float = 0.0) -> Sample:
         """The time of one of so many steps; ``data`` is the time spent waiting for the loader in all of them."""
+        ended = _event(self.device)
         synchronize(self.device)
         wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        if self.begun and ended:
+            wall = self.begun.elapsed_time(ended) / 1e3
         return Sample(wall / steps, cpu / steps, data / steps)
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    """A mark in what a GPU is given to do, with its time; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def loop(loader: Iterable[Any], step: Callable[[Any], object], device: torch.device, warm_up: int) -> Way:

@@ -29,7 +29,7 @@ from supernet.recipe import (
     is_time_to_log,
     sgd_with_cosine,
 )
-from supernet.replay import recorder
+from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
 from supernet.versions import versions
@@ -105,6 +105,7 @@ class SearchModule(LightningModule):
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
         self.genotype: Genotype | None = None
+        self.recorder = Recorder(self.device)
 
         def accuracy() -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -135,8 +136,9 @@ class SearchModule(LightningModule):
         return [FiniteLoss(f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}")]
 
     def on_fit_start(self) -> None:
-        """Refuse what would fail late or go wrong silently."""
+        """Refuse what would fail late or go wrong silently; record from now on, if that is possible here."""
         check_trainer(self.trainer)
+        self.recorder = recorder(self.device, self.hparams["cuda_graphs"])
 
     def on_train_start(self) -> None:
         """Get the steps ready."""
@@ -146,7 +148,7 @@ class SearchModule(LightningModule):
             self.search,
             network_optimizer,
             arch_optimizers[0] if arch_optimizers else None,
-            recorder(self.device, self.hparams["cuda_graphs"]),
+            self.recorder,
             self.hparams["grad_clip"],
         )
         self.running = {"arch": Running(self.bilevel.tally), "network": Running(self.bilevel.descent.tally)}
@@ -154,6 +156,7 @@ class SearchModule(LightningModule):
     def on_train_end(self) -> None:
         """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
         del self.bilevel
+        self.recorder = Recorder(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Let the strategy follow its schedule."""
@@ -174,10 +177,15 @@ class SearchModule(LightningModule):
         logits: Tensor = self.supernet(images.to(self.dtype), mixture)
         return logits
 
+    def look(self, images: Tensor, mixture: Tensor) -> Tensor:
+        """The logits of `forward` without gradients, replayed where steps are: the next look overwrites them."""
+        (logits,) = self.recorder("look", lambda *inputs: (self(*inputs),), images, mixture)
+        return logits
+
     def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy) -> Tensor:
         """Cross-entropy of the supernet under a mixture, a scalar; ``accuracy`` counts the right answers."""
         images, labels = batch
-        logits = self(images, mixture)
+        logits = self.look(images, mixture)
         accuracy.update(logits, labels)
         return F.cross_entropy(logits, labels)
 
@@ -258,7 +266,7 @@ class SearchModule(LightningModule):
         right, seen = torch.zeros((), device=self.device), 0
         with self.trainer.precision_plugin.val_step_context():
             for images, labels in batches:
-                right += right_answers(self(images, mixture), labels)
+                right += right_answers(self.look(images, mixture), labels)
                 seen += len(labels)
         return float(right) / seen
 

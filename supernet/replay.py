@@ -67,10 +67,13 @@ class Recording:
 
     def __init__(self, function: Function, inputs: Sequence[Tensor], graph: Graph) -> None:
         self.graph = graph
-        self.inputs = [torch.empty_like(value).copy_(value) for value in inputs]
+        with_gradients = torch.is_grad_enabled()
         try:
-            with graph.record():
-                self.outputs = function(*self.inputs)
+            # Tensors made in inference mode could be written in that mode only, and a replay writes them anywhere.
+            with torch.inference_mode(False), torch.set_grad_enabled(with_gradients):
+                self.inputs = [torch.empty_like(value).copy_(value) for value in inputs]
+                with graph.record():
+                    self.outputs = function(*self.inputs)
         except RuntimeError as error:
             cause = _first(error)  # the end of a failed recording fails as well, and says nothing of the reason
             if not isinstance(cause, RuntimeError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim import SGD
 
+import supernet.module
+import supernet.network
+import supernet.recipe
 from supernet.bilevel import frozen
 from supernet.callbacks import GenotypeExport
 from supernet.data import SearchData
@@ -20,8 +25,11 @@ from supernet.genotype import Genotype
 from supernet.mixed import MixedCell
 from supernet.module import CHECKPOINT_KEY, SearchModule
 from supernet.network import Supernet
+from supernet.replay import Recorder
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
+from tests.soft_graph import SoftGraph
+from tests.test_bilevel import plan_densely
 from tests.textbook import textbook_supernet
 
 
@@ -316,6 +324,30 @@ def test_recordings_are_let_go_when_a_training_ends(tmp_path: Path) -> None:
     copy.deepcopy(module)
 
 
+@pytest.mark.parametrize("search", [DARTS, partial(GDAS, top_k=3)], ids=["DARTS", "GDAS"])
+def test_a_search_by_recordings_finds_bit_for_bit_what_it_finds_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Callable[..., SearchStrategy]
+) -> None:
+    # The whole of it: steps, validation, and the cells that are compared.
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    fused = {"fused": True}  # as on a GPU
+    monkeypatch.setattr(supernet.recipe, "SGD", lambda *args, **options: SGD(*args, **{**options, **fused}))
+    seen, recorders = [], []
+    for make_graph in (None, SoftGraph):
+
+        def record(device: torch.device, cuda_graphs: bool, make_graph: Any = make_graph) -> Recorder:
+            recorders.append(Recorder(device, make_graph))
+            return recorders[-1]
+
+        monkeypatch.setattr(supernet.module, "recorder", record)
+        module = fit(tmp_path, search(), max_epochs=3, limit_train_batches=5, num_sanity_val_steps=2)
+        metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
+        seen.append((metrics, module.genotype, {name: value.tolist() for name, value in module.named_parameters()}))
+    assert seen[0] == seen[1]
+    assert not recorders[0].recordings
+    assert {str(key).split("'")[1] for key in recorders[1].recordings} == {"arch", "descent", "look"}
+
+
 def test_half_precision_is_refused_by_name(tmp_path: Path) -> None:
     module, data = make(DARTS())
     trainer = make_trainer(tmp_path)
@@ -377,11 +409,11 @@ def test_looking_at_a_search_does_not_change_it(tmp_path: Path, search: type[Sea
 
 def test_a_checkpoint_in_mid_epoch_never_holds_a_parameter_that_is_not_finite(tmp_path: Path) -> None:
     module, data = make(DARTS(), network_lr=1e25, grad_clip=1e25)
-    keep = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
+    keep = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=2, save_top_k=-1)
     trainer = make_trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], log_every_n_steps=50)
     with pytest.raises(SupernetError, match="not finite"):
         trainer.fit(module, datamodule=data)
-    for path in tmp_path.glob("*.ckpt"):
+    for path in tmp_path.glob("kept/*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in state.values() if isinstance(value, Tensor)), path
 

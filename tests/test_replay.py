@@ -34,6 +34,17 @@ def test_a_recording_leaves_its_example_and_its_inputs_alone() -> None:
     assert (example.tolist(), images.tolist()) == ([0.0, 0.0], [5.0, 5.0])
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_recording_serves_inside_and_outside_of_inference_mode(inside: bool) -> None:
+    # Lightning validates in that mode, and a cell that is derived after the last epoch is scored outside of it.
+    with torch.inference_mode(inside):
+        recording = Recording(scaled_sum, (torch.zeros(3, 2), torch.ones(())), SoftGraph())
+    for mode in (False, True, False):
+        with torch.inference_mode(mode), torch.no_grad():
+            images, factor = torch.randn(3, 2), torch.randn(())
+            assert recording((images, factor))[0].equal(scaled_sum(images, factor)[0])
+
+
 def test_what_a_function_keeps_on_the_host_is_not_seen_by_a_replay() -> None:
     # The rule that makes a recording dangerous, and the proof that the stand-in has teeth.
     factor = 2.0

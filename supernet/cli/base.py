@@ -256,6 +256,7 @@ _KNOWN_WARNINGS = (
     ".*is an instance of `nn.Module` and is already saved.*",  # the strategy, saved as text by the command line
     ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
     ".*dirpath has changed.*",  # a resumed run has a folder of its own
+    ".*no pre-optimization state was saved.*",  # a run goes on from the state after a step
     ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
 )
 """Warnings of libraries about things that are meant to be as they are."""
