@@ -4,7 +4,8 @@ Shapes: B images, C channels, E edges, O candidate operations. The textbook cell
 one. This one computes the same function with less work:
 
 * All edges that leave a node see the same input, so one convolution with ``k * C`` output channels serves its k
-  edges, and a pooling is computed once.
+  edges, and a pooling is computed once. Where every operation serves every edge, the sums of the k later nodes lie
+  side by side in one tensor, (B, k * C, H, W), and an operation is added to all of them at once.
 * Batch normalisation has no affine parameters in a search cell, so the coefficient of a candidate is its scale.
 * A candidate that cannot reach the output does not run, and neither does one whose coefficient is zero, if that can be
   known without waiting for an accelerator.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +32,8 @@ class Term:
 
     op: str
     targets: tuple[int, ...]
-    coefficients: tuple[Tensor, ...]
-    """One scalar for each target."""
+    coefficients: Tensor
+    """One for each target, shape (k,)."""
     scale: Tensor | None = None
     """For a convolution: the coefficients channel by channel, shape (k * C,); see `widen`."""
 
@@ -68,21 +70,21 @@ def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> 
                 if {source, target} <= alive and column in wanted[target, source]
             )
             if targets:
-                terms.append(Term(op, targets, tuple(scalars[target, source][column] for target in targets)))
+                terms.append(Term(op, targets, torch.stack([scalars[target, source][column] for target in targets])))
         plan.append(terms)
     return plan
 
 
 def widen(plan: Plan, channels: int) -> Plan:
     """The plan for cells of this width: batch normalisation wants a coefficient for each channel."""
-
-    def scale(term: Term) -> Tensor | None:
-        if term.op not in CONVOLUTIONS:
-            return None
-        # Contiguous also for one target: the backward of batch_norm on the CPU ignores a stride of zero.
-        return torch.stack(term.coefficients)[:, None].expand(-1, channels).flatten().contiguous()
-
-    return [[replace(term, scale=scale(term)) for term in terms] for terms in plan]
+    convolutions = [term for terms in plan for term in terms if term.op in CONVOLUTIONS]
+    if not convolutions:
+        return plan
+    wide = torch.cat([term.coefficients for term in convolutions]).repeat_interleave(channels)
+    scales = iter(torch.split(wide, [channels * len(term.targets) for term in convolutions]))
+    return [
+        [replace(term, scale=next(scales)) if term.op in CONVOLUTIONS else term for term in terms] for terms in plan
+    ]
 
 
 def is_full(space: CellSpace, plan: Plan) -> bool:
@@ -133,38 +135,57 @@ class MixedCell(nn.Module):
 
     def forward(self, inputs: Tensor, plan: Plan) -> Tensor:
         """The output node, shape (B, C, H, W), of the cell on inputs of this shape, by a plan of its width."""
+        everywhere = (
+            len(term.targets) == self.num_nodes - 1 - source for source, terms in enumerate(plan) for term in terms
+        )
+        return self._side_by_side(inputs, plan) if all(everywhere) else self._one_by_one(inputs, plan)
+
+    def _side_by_side(self, inputs: Tensor, plan: Plan) -> Tensor:
+        """The output node if every operation of a node serves all k later ones."""
+        node, sums = inputs, None
+        for source, terms in enumerate(plan):
+            for _, outputs in self._convolutions(source, node, terms):
+                sums = _add(sums, outputs)
+            for term in terms:
+                if term.op not in CONVOLUTIONS:
+                    if sums is None:  # in a space without convolutions
+                        sums = torch.zeros_like(node).repeat(1, len(term.targets), 1, 1)
+                    sums = AddScaled.apply(sums, self.fixed[term.op](node), term.coefficients)
+            if sums is None:
+                return torch.zeros_like(inputs)
+            if source < self.num_nodes - 2:
+                node, sums = torch.split(sums, [self.channels, sums.shape[1] - self.channels], dim=1)
+                node = node.clone()  # once, instead of in every operation that wants its values together
+        assert sums is not None
+        return sums
+
+    def _one_by_one(self, inputs: Tensor, plan: Plan) -> Tensor:
+        """The output node if some operations serve some of the later nodes."""
         sums: list[Tensor | None] = [inputs] + [None] * (self.num_nodes - 1)
         for source, terms in enumerate(plan):
-            node = sums[source]
-            if node is None or not terms:
+            if not terms:
                 continue
+            node = sums[source]
+            assert node is not None  # a plan holds no operation on a node that nothing reaches
             for targets, outputs in self._convolutions(source, node, terms):
-                for target, output in zip(targets, outputs, strict=True):
+                for target, output in zip(targets, outputs.chunk(len(targets), dim=1), strict=True):
                     sums[target] = _add(sums[target], output)
             for term in terms:
                 if term.op not in CONVOLUTIONS:
                     fixed = self.fixed[term.op](node)
-                    for target, coefficient in zip(term.targets, term.coefficients, strict=True):
+                    for target, coefficient in zip(term.targets, term.coefficients.unbind(), strict=True):
                         sums[target] = _add(sums[target], fixed * coefficient)
         return torch.zeros_like(inputs) if (last := sums[-1]) is None else last
 
     def _convolutions(
         self, source: int, node: Tensor, terms: Sequence[Term]
-    ) -> Iterator[tuple[tuple[int, ...], Sequence[Tensor]]]:
-        """Normalised and scaled convolutions of one node, one output for each target.
-
-        Those with the same targets are added up before they are taken apart: the gradients of the parts are put
-        together again only once.
-        """
-        together: dict[tuple[int, ...], Tensor] = {}
+    ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Targets and normalised and scaled convolutions of one node, each (B, k * C, H, W)."""
         rectified: Tensor | None = None
         for term in terms:
             if term.op in CONVOLUTIONS:
                 rectified = F.relu(node) if rectified is None else rectified
-                outputs = self._convolve(source, rectified, term)
-                together[term.targets] = _add(together.get(term.targets), outputs)
-        for targets, total in together.items():
-            yield targets, total.chunk(len(targets), dim=1)
+                yield term.targets, self._convolve(source, rectified, term)
 
     def _convolve(self, source: int, rectified: Tensor, term: Term) -> Tensor:
         """A convolution of one node for all targets of a term, shape (B, k * C, H, W)."""
@@ -182,6 +203,54 @@ class MixedCell(nn.Module):
 
     def _weight(self, op: str, source: int) -> nn.Parameter:
         return self.convolutions[source].get_parameter(f"{op}.weight")
+
+
+class AddScaled(torch.autograd.Function):
+    """``sums + coefficient * values`` for k nodes side by side: shapes (B, k * C, H, W), (B, C, H, W) and (k,).
+
+    Autograd would write k products, forward and backward, before it adds them up.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(sums: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
+        """The new sums."""
+        factors = coefficients.to(values.dtype)[:, None, None, None]
+        sides = torch.unflatten(sums, 1, (len(coefficients), values.shape[1]))
+        return torch.addcmul(sides, values.unsqueeze(1), factors).flatten(1, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep the values only if the coefficients are learned."""
+        _, values, coefficients = inputs
+        ctx.save_for_backward(values if ctx.needs_input_grad[2] else None, coefficients)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The gradients of all three."""
+        values, coefficients = ctx.saved_tensors
+        to_values = to_coefficients = None
+        if ctx.needs_input_grad[1]:
+            first, *others = zip(grad.chunk(len(coefficients), dim=1), coefficients.to(grad.dtype), strict=True)
+            to_values = first[0] * first[1]
+            for part, factor in others:
+                to_values = torch.addcmul(to_values, part, factor)
+        if ctx.needs_input_grad[2]:
+            products = products_apart if grad.device.type == "cpu" else products_together
+            to_coefficients = products(grad, values, coefficients)
+        return grad, to_values, to_coefficients
+
+
+def products_apart(sides: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    """Inner products of the values, (B, C, H, W), with each of the k sides, (B, k * C, H, W), as `like`, (k,)."""
+    return torch.stack([(side * values).sum(dtype=like.dtype) for side in sides.chunk(len(like), dim=1)])
+
+
+def products_together(sides: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    """The same in two kernels; a CPU is slow at it, where C is small."""
+    products = torch.unflatten(sides, 1, (len(like), values.shape[1])) * values.unsqueeze(1)
+    return products.sum((0, 2, 3, 4), dtype=like.dtype)
 
 
 def _add(total: Tensor | None, term: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.mixed import MixedCell, make_plan, widen
+from supernet.mixed import AddScaled, MixedCell, make_plan, products_apart, products_together, widen
 from supernet.network import Supernet
 from supernet.space import CellSpace
 from tests.textbook import textbook_cell, textbook_supernet
@@ -20,6 +20,8 @@ SPACES = [
     CellSpace(),
     CellSpace(3, ("nor_conv_5x5", "max_pool_3x3", "none")),
     CellSpace(5, ("skip_connect", "nor_conv_1x1", "none", "max_pool_3x3")),
+    CellSpace(4, ("avg_pool_3x3", "none", "skip_connect")),
+    CellSpace(2, ("nor_conv_3x3", "skip_connect")),
 ]
 
 
@@ -36,7 +38,7 @@ def mixtures(space: CellSpace, kind: str, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["dense", "one-hot", "with zeros"])
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: f"{space.num_nodes} nodes")
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: f"{space.num_nodes} nodes, {space.num_ops} operations")
 @pytest.mark.parametrize("seed", range(2))
 def test_logits_and_all_gradients_equal_the_textbook_supernet(space: CellSpace, kind: str, seed: int) -> None:
     torch.manual_seed(seed)
@@ -57,6 +59,38 @@ def test_logits_and_all_gradients_equal_the_textbook_supernet(space: CellSpace, 
         torch.testing.assert_close(fused, textbook, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_adding_to_all_sums_at_once_has_exact_gradients_of_first_and_second_order(learned: bool) -> None:
+    sums = torch.randn(2, 3 * 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    coefficients = torch.randn(3, dtype=torch.float64, requires_grad=learned)
+    expected = sums + torch.cat([coefficient * values for coefficient in coefficients], dim=1)
+    torch.testing.assert_close(AddScaled.apply(sums, values, coefficients), expected)
+    assert torch.autograd.gradcheck(AddScaled.apply, (sums, values, coefficients))
+    assert torch.autograd.gradgradcheck(AddScaled.apply, (sums, values, coefficients))
+
+
+def test_adding_to_all_sums_at_once_is_differentiated_image_by_image() -> None:
+    def loss(sums: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
+        total: Tensor = AddScaled.apply(sums, values, coefficients)
+        return total.pow(3).sum()
+
+    sums, values, coefficients = torch.randn(4, 1, 6, 2, 2), torch.randn(4, 1, 3, 2, 2), torch.randn(2)
+    gradient = torch.func.grad(loss, argnums=2)
+    together = torch.func.vmap(gradient, in_dims=(0, 0, None))(sums, values, coefficients)
+    one_by_one = [gradient(*pair, coefficients) for pair in zip(sums, values, strict=True)]
+    torch.testing.assert_close(together, torch.stack(one_by_one))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_both_ways_to_inner_products_are_the_sum_over_all_values(layout: torch.memory_format) -> None:
+    sides, values = torch.randn(3, 8, 4, 5).to(memory_format=layout), torch.randn(3, 2, 4, 5).to(memory_format=layout)
+    like = torch.empty(4, dtype=torch.float64)
+    expected = torch.einsum("bkchw,bchw->k", sides.unflatten(1, (4, 2)).double(), values.double())
+    for products in (products_apart, products_together):
+        torch.testing.assert_close(products(sides, values, like), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_planned_densely_a_mixture_with_zeros_gives_the_same_and_all_gradients() -> None:
     # What is read on the host is planned sparsely; on an accelerator every candidate runs, with coefficient zero.
     space, torch_seed = CellSpace(), 3
@@ -69,7 +103,7 @@ def test_planned_densely_a_mixture_with_zeros_gives_the_same_and_all_gradients()
     }
     dense = [
         [
-            replace(term, coefficients=tuple(by_edge[target, source][term.op] for target in term.targets))
+            replace(term, coefficients=torch.stack([by_edge[target, source][term.op] for target in term.targets]))
             for term in terms
         ]
         for source, terms in enumerate(everything)
