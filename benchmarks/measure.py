@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -74,18 +75,33 @@ def _event(device: torch.device) -> torch.cuda.Event | None:
     return event
 
 
-def loop(loader: Iterable[Any], step: Callable[[Any], object], device: torch.device, warm_up: int) -> Way:
-    """A plain loop over a loader, begun anew whenever it ends; its first steps warm it up."""
+def loop(
+    loader: Iterable[Any],
+    step: Callable[[Any], object],
+    device: torch.device,
+    warm_up: int,
+    begin: Callable[[int], object] = lambda number: None,
+) -> Way:
+    """A plain loop over a loader, begun anew whenever it ends; its first steps warm it up.
+
+    Args:
+        loader: makes the batches.
+        step: what is measured, for one batch.
+        device: the device that works.
+        warm_up: steps before anything is measured.
+        begin: called before each round with its number, from 1.
+    """
 
     def endless() -> Iterator[Any]:
         while True:
             yield from loader
 
-    batches = endless()
+    batches, numbers = endless(), count(1)
     for _ in range(warm_up):
         step(next(batches))
 
     def run(steps: int) -> Sample:
+        begin(next(numbers))
         watch, waited = Stopwatch(device), 0.0
         for _ in range(steps):
             asked = time.perf_counter()

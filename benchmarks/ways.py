@@ -1,7 +1,7 @@
 """The ways to search that are compared: the textbook's, ours in a bare loop, and ours under Lightning.
 
 All of them train the same supernet by the same strategy on random images of the shape of CIFAR-10: what is on an
-image makes no difference to the time.
+image makes no difference to the time. What a strategy draws does, so every way draws the same in a round.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -131,7 +133,7 @@ def textbook(name: str, setting: Setting) -> Way:
     def step(batch: tuple[Batch, Batch]) -> None:
         textbook_step(network, search, *optimizers, *batch)
 
-    return loop(_Workers(setting), step, setting.device, setting.warm_up)
+    return loop(_Workers(setting), step, setting.device, setting.warm_up, search.generator.manual_seed)
 
 
 def bilevel_of(name: str, setting: Setting, run: Recorder) -> Bilevel:
@@ -155,7 +157,7 @@ def bare(name: str, setting: Setting) -> Way:
             bilevel.step(*batch)
 
     loader = _Workers(setting) if setting.image_workers else _Prepared(setting)
-    return loop(loader, step, setting.device, setting.warm_up)
+    return loop(loader, step, setting.device, setting.warm_up, bilevel.search.generator.manual_seed)
 
 
 class _Workers:
@@ -189,23 +191,29 @@ class _Prepared:
 
 def ours(name: str, setting: Setting) -> Way:
     """What ``train.py`` runs: Lightning's loop with loggers and callbacks; every round is a run of its own."""
-    data = RandomImages(setting)
+    data, numbers = RandomImages(setting), count(1)
 
     def run(steps: int) -> Sample:
         options: dict[str, Any] = {"compile": setting.compile, "cuda_graphs": setting.cuda_graphs}
         torch.manual_seed(0)
         space = CellSpace(ops=setting.ops)
         module = SearchModule(STRATEGIES[name](), setting.channels, setting.num_cells, space, **options)
-        return under_lightning(module, data, setting, steps, [GenotypeExport(), SearchPictures()])
+        begin = partial(module.search.generator.manual_seed, next(numbers))
+        return under_lightning(module, data, setting, steps, [GenotypeExport(), SearchPictures()], begin)
 
     return run
 
 
 def under_lightning(
-    module: LightningModule, data: LightningDataModule, setting: Setting, steps: int, callbacks: list[Callback]
+    module: LightningModule,
+    data: LightningDataModule,
+    setting: Setting,
+    steps: int,
+    callbacks: list[Callback],
+    begin: Callable[[], object] = lambda: None,
 ) -> Sample:
-    """The time of one of so many steps of a run of its own, with a logger, after its warm-up."""
-    timer = _Timer(setting.device, setting.warm_up, steps)
+    """The time of one of so many steps of a run of its own, with a logger, after its warm-up and ``begin``."""
+    timer = _Timer(setting.device, setting.warm_up, steps, begin)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator=setting.device.type,
@@ -231,8 +239,8 @@ class _Timer(Callback):
 
     sample: Sample
 
-    def __init__(self, device: torch.device, warm_up: int, steps: int) -> None:
-        self.device, self.warm_up, self.steps = device, warm_up, steps
+    def __init__(self, device: torch.device, warm_up: int, steps: int, begin: Callable[[], object]) -> None:
+        self.device, self.warm_up, self.steps, self.begin = device, warm_up, steps, begin
         self.data, self.asked = 0.0, time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -244,6 +252,7 @@ class _Timer(Callback):
     ) -> None:
         """Start after the warm-up, stop after the last step."""
         if batch_idx + 1 == self.warm_up:
+            self.begin()
             self.watch, self.data = Stopwatch(self.device), 0.0
         if batch_idx + 1 == self.warm_up + self.steps:
             self.sample = self.watch.stop(self.steps, self.data)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from benchmarks import report, retrain_speed, retrain_ways, scaling, search_speed
+from benchmarks import report, retrain_speed, retrain_ways, scaling, search_speed, ways
 from benchmarks.measure import Sample, StepCount, in_turns, loop
 from benchmarks.textbook import textbook_of, textbook_optimizers, textbook_step
 from benchmarks.ways import MEAN, STD, STRATEGIES, Setting
@@ -26,7 +26,7 @@ from supernet.descent import Descent
 from supernet.genotype import Genotype
 from supernet.network import Network, Supernet
 from supernet.replay import Recorder
-from supernet.strategies import DARTS, Batch
+from supernet.strategies import DARTS, GDAS, Batch, RandomSearch, SearchStrategy
 
 HOST = torch.device("cpu")
 MIB = 2**18  # float32 values in a MiB
@@ -326,6 +326,36 @@ def test_search_speed_measures_all_ways_by_all_strategies(tmp_path: Path, capsys
     launches = {(row["strategy"], row["way"]): row["launches"] for row in record["rows"]}
     assert launches["DARTS", "textbook"] > launches["DARTS", "ours"]
     assert capsys.readouterr().out == table
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize("parent", [GDAS, RandomSearch])
+def test_every_way_draws_the_same_paths_in_a_round(
+    parent: type[SearchStrategy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+
+    class Spy(parent):  # type: ignore[valid-type, misc]
+        def forward(self) -> Tensor:
+            mixture: Tensor = super().forward()
+            drawn.append(mixture.argmax(dim=1).tolist())
+            return mixture
+
+    monkeypatch.setitem(ways.STRATEGIES, "spy", Spy)
+    setting = Setting(channels=2, num_cells=1, batch=4, num_workers=0, warm_up=2)
+    per_round = 3 * (2 if parent is GDAS else 1)
+    rounds = {}
+    for name, way in ways.WAYS.items():
+        run, found = way("spy", setting), []
+        for _ in range(2):
+            drawn.clear()
+            run(3)
+            # Under Lightning a run has warmed up before, and looks at probabilities and takes one more step afterwards.
+            first = (len(drawn) - per_round) // 2 if name != "ours" else 2 * per_round // 3
+            found.append(drawn[first : first + per_round])
+        rounds[name] = found
+    assert rounds["textbook"] == rounds["bare loop"] == rounds["ours"]
+    assert rounds["ours"][0] != rounds["ours"][1]
 
 
 @pytest.mark.usefixtures("few_images")
