@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every row that needs a GPU, in parts of less than ten minutes:
-#   bash benchmarks/gpu.sh check|speed|darts|gdas|retrain DATA OUT
+# Every row that needs a GPU, in parts:
+#   bash benchmarks/gpu.sh check|speed|darts|compiled|gdas|retrain DATA OUT
 # DATA holds cifar-10-batches-py; OUT takes logs and tables. A summary comes last.
 set -euo pipefail
-part=${1:?check, speed, darts, gdas or retrain}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
+part=${1:?check, speed, darts, compiled, gdas or retrain}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
 mkdir -p "$out"
 cd "$(dirname "$0")/.."
 search=(--data.root "$data" --trainer.precision bf16-mixed --trainer.check_val_every_n_epoch 10
@@ -24,13 +24,15 @@ case $part in
     timed search_speed python3 -m benchmarks.search_speed --json "$out/search_speed.json" --markdown "$out/search_speed.md"
     timed retrain_speed python3 -m benchmarks.retrain_speed --json "$out/retrain_speed.json" --markdown "$out/retrain_speed.md"
     timed levers python3 -m benchmarks.levers --markdown "$out/levers.md"
-    timed levers_gdas python3 -m benchmarks.levers --strategy GDAS --changes "launched one by one" --markdown "$out/levers_gdas.md"
+    timed levers_gdas python3 -m benchmarks.levers --strategy GDAS --changes "launched one by one" "launched one by one, only what was drawn" --markdown "$out/levers_gdas.md"
     timed scaling python3 -m benchmarks.scaling --markdown "$out/scaling.md"
     cat "$out"/{search_speed,retrain_speed,levers,levers_gdas,scaling}.md ;;
   darts)
     timed darts python3 train.py --config configs/darts.yaml "${search[@]}"
-    timed darts_compiled python3 train.py --config configs/darts.yaml "${search[@]}" --model.compile true
     tail -12 "$out/darts.log" ;;
+  compiled)
+    timed compiled python3 train.py --config configs/darts.yaml "${search[@]}" --model.compile true
+    tail -12 "$out/compiled.log" ;;
   gdas)
     timed gdas python3 train.py --config configs/gdas.yaml "${search[@]}"
     tail -12 "$out/gdas.log" ;;

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import supernet.bilevel
 import supernet.network
@@ -21,7 +21,7 @@ from benchmarks.measure import in_turns, progress
 from benchmarks.memory import count_step
 from benchmarks.report import Parser, Row, conditions, publish, row_of, sizes_of, table, time_that_counts
 from benchmarks.textbook import TextbookSupernet
-from benchmarks.ways import STRATEGIES, Setting, bare
+from benchmarks.ways import STRATEGIES, Setting, bare, num_images
 from supernet.bilevel import Bilevel
 from supernet.mixed import MixedCell, Plan, Term, make_plan
 from supernet.network import Supernet
@@ -45,16 +45,6 @@ class ChannelsFirst(Supernet):
     """The supernet in PyTorch's default layout."""
 
     layout = torch.contiguous_format
-
-
-class LibraryPool(Supernet):
-    """The supernet with PyTorch's own average pooling."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        for block in self.blocks:
-            if isinstance(block, MixedCell):
-                block.fixed["avg_pool_3x3"] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
 
 
 class TimesCoefficientCell(MixedCell):
@@ -87,6 +77,14 @@ class Dense(Supernet):
             return super().forward(images, mixture)
 
 
+class OnTheHost(Supernet):
+    """The supernet that reads its mixture, wherever it is, and runs only what it chooses."""
+
+    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+        """Class logits."""
+        return super().forward(images, mixture.cpu())
+
+
 class Thawed(Bilevel):
     """Computes the gradients of the network's parameters in the architecture step, too."""
 
@@ -94,6 +92,13 @@ class Thawed(Bilevel):
         """As ever, with nothing frozen."""
         with patched(supernet.bilevel, "frozen", nullcontext):
             super().arch_step(*args)
+
+    def _loss_and_slope(self, images: Tensor, labels: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            mixture = mixture.detach().requires_grad_()
+            loss, right = self._loss(images, labels, mixture)
+            slope, *_ = torch.autograd.grad(loss, [mixture, *self.descent.parameters], allow_unused=True)
+        return loss.detach(), right, slope
 
 
 class ReadAtOnce(Bilevel):
@@ -111,7 +116,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gradients of the parameters in the architecture step": {"bilevel": Thawed},
     "the textbook's cells, channels first": {"network": TextbookSupernet},
     "coefficient as a product": {"network": TimesCoefficient},
-    "PyTorch's average pooling": {"network": LibraryPool},
     "channels first": {"network": ChannelsFirst},
     "every candidate runs": {"network": Dense},
     "images by worker processes": {"image_workers": True},
@@ -119,11 +123,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "float32": {"precision": "32-true"},
     "bf16": {"precision": "bf16-mixed"},
     "launched one by one": {"cuda_graphs": False},
-    "optimizers in loops over the parameters": {"fused": False},
+    "launched one by one, optimizers in loops": {"cuda_graphs": False, "fused": False},
+    "launched one by one, only what was drawn": {"cuda_graphs": False, "network": OnTheHost},
     "compiled cells": {"compile": True},
 }
 """What is different, and the fields of `Setting` that make it so."""
-GPU_ONLY = {"launched one by one", "optimizers in loops over the parameters", "losses read in every step"}
+ONE_PATH_ONLY = {"every candidate runs", "launched one by one, only what was drawn"}
+"""What makes no difference to a strategy that mixes all candidates."""
+GPU_ONLY = {name for name, change in CHANGES.items() if "cuda_graphs" in change} | {"losses read in every step"}
 """What makes no difference on a CPU."""
 SLOW_ON_CPU = {"bf16", "compiled cells"}
 """What is measured on a CPU only when it is named: minutes of compilation, and a precision the CPU has to emulate."""
@@ -132,8 +139,8 @@ SLOW_ON_CPU = {"bf16", "compiled cells"}
 def applicable(strategy: str, setting: Setting, names: Sequence[str] | None) -> dict[str, Setting]:
     """The setting as it is, then with each change that makes a difference here, or with those that were named."""
     if names is None:
-        skipped = {"every candidate runs"} if strategy == "DARTS" else set()
-        skipped |= GPU_ONLY | SLOW_ON_CPU if setting.device.type == "cpu" else set()
+        skipped = ONE_PATH_ONLY if strategy == "DARTS" else set()
+        skipped = skipped | GPU_ONLY | SLOW_ON_CPU if setting.device.type == "cpu" else skipped
         names = [name for name in CHANGES if name not in skipped]
     changed = {name: replace(setting, **CHANGES[name]) for name in names}
     return {AS_IT_IS: setting, **{name: other for name, other in changed.items() if other != setting}}
@@ -151,7 +158,7 @@ def measure(strategy: str, setting: Setting, names: Sequence[str] | None, steps:
     rows: list[Row] = []
     for name, changed in settings.items():
         progress(f"{strategy}: memory and launches, {name}")
-        row = row_of(name, samples[name], 2 * setting.batch, count_step(strategy, "bare loop", changed))
+        row = row_of(name, samples[name], num_images(strategy, setting), count_step(strategy, "bare loop", changed))
         time = time_that_counts(row, setting.device)
         rows.append({**row, "times_ours": time / time_that_counts(rows[0], setting.device) if rows else 1.0})
     return rows

@@ -20,7 +20,7 @@ import torch
 from benchmarks.measure import in_turns, markdown, progress
 from benchmarks.memory import count_step
 from benchmarks.report import Parser, conditions, publish, row_of, sizes_of, time_that_counts
-from benchmarks.ways import STRATEGIES, Setting, bare
+from benchmarks.ways import STRATEGIES, Setting, bare, num_images
 from supernet.cli.base import quiet_libraries
 from supernet.genotype import NAS_BENCH_201_OPS
 
@@ -58,7 +58,7 @@ def measure(name: str, base: Setting, factor: str, steps: int, rounds: int) -> l
     for size, sample in samples.items():
         progress(f"{factor} {size}: memory and launches")
         counted = count_step(name, "bare loop", settings[size])
-        row = row_of("bare loop", sample, 2 * settings[size].batch, counted)
+        row = row_of("bare loop", sample, num_images(name, settings[size]), counted)
         rows.append({"factor": factor, "size": int(size), "ms": time_that_counts(row, base.device), **row})
     return rows
 

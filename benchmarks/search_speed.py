@@ -16,7 +16,7 @@ from benchmarks.floor import Protocol, least_work
 from benchmarks.measure import in_turns, progress
 from benchmarks.memory import count_step
 from benchmarks.report import Parser, Row, conditions, publish, ratio, row_of, sizes_of, table
-from benchmarks.ways import STRATEGIES, WAYS, Setting
+from benchmarks.ways import STRATEGIES, WAYS, Setting, num_images
 from supernet.cli.base import quiet_libraries
 
 MODULE = "benchmarks.search_speed"
@@ -26,7 +26,7 @@ BANDWIDTH = 4.3e12
 
 
 def floor_seconds(setting: Setting) -> float:
-    """The least time of a bilevel step on a GPU, by the bytes that have to move; see `benchmarks.floor`."""
+    """The least time of a bilevel step of DARTS on a GPU, by the bytes that have to move; see `benchmarks.floor`."""
     protocol = Protocol(channels=setting.channels, num_cells=setting.num_cells, batch=setting.batch)
     value_bytes = 2 if setting.precision == "bf16-mixed" else 4
     return sum(least_work(step, "fused", value_bytes, protocol).bytes for step in ("network", "arch")) / BANDWIDTH
@@ -43,8 +43,9 @@ def measure(name: str, setting: Setting, ways: Sequence[str], steps: int, rounds
     rows = []
     for way, sample in samples.items():
         progress(f"{name}: memory and launches, {way}")
-        times_floor = sample.wall / floor_seconds(setting) if setting.device.type == "cuda" else None
-        row = row_of(way, sample, 2 * setting.batch, count_step(name, way, setting))
+        has_floor = name == "DARTS" and setting.device.type == "cuda"  # every candidate runs, in both steps
+        times_floor = sample.wall / floor_seconds(setting) if has_floor else None
+        row = row_of(way, sample, num_images(name, setting), count_step(name, way, setting))
         rows.append({"strategy": name, **row, "times_floor": times_floor})
     return rows
 

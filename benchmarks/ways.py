@@ -59,7 +59,7 @@ class Setting:
         warm_up: steps before anything is measured.
         network: makes the supernet of ours.
         bilevel: makes the step of ours.
-        fused: whether the optimizers of ours run as one kernel on a GPU.
+        fused: whether the optimizers of ours run as one kernel on a GPU, or else in loops over the parameters.
         image_workers: whether ours takes the batches of the textbook's loader.
         ops: the candidate operations that are searched over.
     """
@@ -84,7 +84,7 @@ class Setting:
         """What Lightning puts around a step for this precision."""
         if self.precision == "32-true":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def supernet(self) -> Supernet:
         """A supernet, always with the same parameters."""
@@ -122,6 +122,13 @@ def search_of(name: str, network: Supernet) -> SearchStrategy:
     return search.to(network.stem.get_parameter("0.weight").device)
 
 
+def num_images(name: str, setting: Setting) -> int:
+    """Images that a step takes: a strategy without parameters takes no step of its own."""
+    search = STRATEGIES[name]()
+    search.bind(CellSpace(ops=setting.ops), 0)
+    return setting.batch * (1 + any(True for _ in search.parameters()))
+
+
 def textbook(name: str, setting: Setting) -> Way:
     """The textbook's network, step and loader."""
     supernet = setting.supernet()
@@ -142,9 +149,11 @@ def bilevel_of(name: str, setting: Setting, run: Recorder) -> Bilevel:
     if setting.compile:
         network.compile_cells()
     search, fused = search_of(name, network), setting.fused and setting.device.type == "cuda"
-    sgd = SGD(network.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True, fused=fused)
+    # Without fused kernels the loops of the textbook's.
+    kind: dict[str, bool] = {"fused": True} if fused else {"foreach": False}
+    sgd = SGD(network.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True, **kind)
     learned = list(search.parameters())
-    adam = Adam(learned, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=fused) if learned else None
+    adam = Adam(learned, 3e-4, (0.5, 0.999), weight_decay=1e-3, **kind) if learned else None
     return setting.bilevel(network, search, sgd, adam, run, grad_clip=5.0)
 
 

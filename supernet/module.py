@@ -135,6 +135,10 @@ class SearchModule(LightningModule):
         rates = {name: self.hparams[name] for name in ("network_lr", "arch_lr", "grad_clip")}
         return [FiniteLoss(f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}")]
 
+    def setup(self, stage: str) -> None:
+        """Forget what was recorded in a run that failed: it knows the parameters by where they lay."""
+        self.recorder = Recorder(self.device)
+
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently; record from now on, if that is possible here."""
         check_trainer(self.trainer)
@@ -178,7 +182,7 @@ class SearchModule(LightningModule):
         return logits
 
     def look(self, images: Tensor, mixture: Tensor) -> Tensor:
-        """The logits of `forward` without gradients, replayed where steps are: the next look overwrites them."""
+        """The logits of `forward` without gradients, replayed where steps are: use them before anything else is."""
         (logits,) = self.recorder("look", lambda *inputs: (self(*inputs),), images, mixture)
         return logits
 

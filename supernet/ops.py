@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from supernet.errors import SupernetError, nearest
 from supernet.genotype import ZERO
@@ -22,58 +19,10 @@ from supernet.space import SKIP
 CONVOLUTIONS: dict[str, int] = {"nor_conv_1x1": 1, "nor_conv_3x3": 3, "nor_conv_5x5": 5}
 """Kernel size of each convolution: ReLU, convolution without bias, batch normalisation."""
 
-
-class AveragePool(nn.Module):
-    """Mean over the 3 x 3 neighbours inside the image: the padding is left out of the average.
-
-    It computes ``nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)``. On a CPU PyTorch's kernel takes as
-    long as a convolution, so there it is a box filter over a count, which takes a quarter of that.
-    """
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The pooled images, shape (B, C, H, W)."""
-        if inputs.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
-            return F.avg_pool2d(inputs, 3, stride=1, padding=1, count_include_pad=False)
-        pooled: Tensor = _BoxMean.apply(inputs)
-        return pooled
-
-
-class _BoxMean(torch.autograd.Function):
-    """A 3 x 3 box filter divided by the number of pixels under it. The filter is symmetric: it is its own adjoint."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(inputs: Tensor) -> Tensor:
-        return _box_sum(inputs) / _count(inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.count = _count(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _box_sum(grad / ctx.count)
-
-
-def _box_sum(images: Tensor) -> Tensor:
-    channels = images.shape[1]
-    return F.conv2d(images, images.new_ones(channels, 1, 3, 3), padding=1, groups=channels)
-
-
-def _count(images: Tensor) -> Tensor:
-    """How many pixels lie inside the image around each one, shape (H, W): 9, fewer at the border."""
-    counts = [torch.full((size,), 3.0) for size in images.shape[-2:]]
-    for count in counts:
-        count[0] -= 1
-        count[-1] -= 1
-    rows, columns = counts
-    return torch.outer(rows, columns).to(images)
-
-
 FIXED: dict[str, Callable[[], nn.Module]] = {
     SKIP: nn.Identity,
-    "avg_pool_3x3": AveragePool,  # no batch normalisation follows (NAS-Bench-201)
+    # The padding is left out of the average, and no batch normalisation follows (NAS-Bench-201).
+    "avg_pool_3x3": partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=False),
     "max_pool_3x3": partial(nn.MaxPool2d, 3, stride=1, padding=1),
 }
 """Operations without parameters: a factory for each."""

@@ -46,7 +46,10 @@ class CudaGraph:
 
     def record(self) -> AbstractContextManager[object]:
         """Record what is done inside the block."""
-        graph: AbstractContextManager[object] = torch.cuda.graph(self.graph, pool=self.pool)
+        # Other threads, such as one that pins batches, may go on with the device.
+        graph: AbstractContextManager[object] = torch.cuda.graph(
+            self.graph, pool=self.pool, capture_error_mode="thread_local"
+        )
         return graph
 
     def replay(self) -> None:
@@ -57,7 +60,7 @@ class CudaGraph:
 class Recording:
     """A function of tensors, recorded once; a call copies new inputs over the old ones and replays.
 
-    What a call returns is overwritten by the next one.
+    What a call returns may be overwritten as soon as any recording is called again: they share their memory.
 
     Args:
         function: what to record.
@@ -68,6 +71,7 @@ class Recording:
     def __init__(self, function: Function, inputs: Sequence[Tensor], graph: Graph) -> None:
         self.graph = graph
         with_gradients = torch.is_grad_enabled()
+        torch.clear_autocast_cache()  # a cast that was made before would not be made anew in a replay
         try:
             # Tensors made in inference mode could be written in that mode only, and a replay writes them anywhere.
             with torch.inference_mode(False), torch.set_grad_enabled(with_gradients):
@@ -111,8 +115,8 @@ class Recorder:
 
     def __init__(self, device: torch.device, make_graph: Callable[[], Graph] | None = None) -> None:
         self.device, self.make_graph = device, make_graph
-        self.recordings: dict[Hashable, Recording] = {}
-        self.calls: Counter[Hashable] = Counter()
+        self.recordings: dict[tuple[Hashable, ...], Recording] = {}
+        self.calls: Counter[tuple[Hashable, ...]] = Counter()
 
     def __call__(self, name: str, function: Function, *inputs: Tensor) -> Sequence[Tensor]:
         """What the function returns for these inputs."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import levers, precision
-from benchmarks.levers import AS_IT_IS, CHANGES, GPU_ONLY, SLOW_ON_CPU, applicable
-from benchmarks.ways import Setting, bilevel_of
-from supernet.replay import Recorder
+from benchmarks.levers import AS_IT_IS, CHANGES, GPU_ONLY, ONE_PATH_ONLY, SLOW_ON_CPU, Thawed, applicable
+from benchmarks.ways import Setting, bilevel_of, num_images
+from supernet.bilevel import Bilevel
+from supernet.descent import use_fused
+from supernet.replay import WARM_UP, Recorder
 from supernet.strategies import Batch
+from tests.soft_graph import SoftGraph
 
 TINY = Setting(channels=2, num_cells=1, batch=4, num_images=64, warm_up=1, num_workers=0)
 
@@ -33,7 +37,8 @@ def logits_after_steps(setting: Setting, strategy: str) -> list[Tensor]:
 @pytest.mark.parametrize("strategy", ["DARTS", "GDAS"])
 @pytest.mark.parametrize(
     "change", ["gradients of the parameters in the architecture step", "coefficient as a product",
-               "PyTorch's average pooling", "channels first", "every candidate runs", "losses read in every step"]
+               "channels first", "every candidate runs", "losses read in every step",
+               "launched one by one, only what was drawn", "launched one by one, optimizers in loops"]
 )  # fmt: skip
 def test_a_lever_changes_the_time_and_nothing_else(change: str, strategy: str) -> None:
     settings = [TINY, applicable(strategy, TINY, [change])[change]]
@@ -47,20 +52,40 @@ def test_a_lever_changes_the_time_and_nothing_else(change: str, strategy: str) -
         torch.testing.assert_close(changed, ours, rtol=1e-3, atol=1e-4)
 
 
+def test_a_recorded_step_that_freezes_nothing_computes_the_gradients_of_the_parameters() -> None:
+    operations, logits = [], []
+    for bilevel_class in (Bilevel, Thawed):
+        bilevel = bilevel_of("DARTS", replace(TINY, bilevel=bilevel_class), Recorder(TINY.device, SoftGraph))
+        use_fused(bilevel.descent.optimizer)
+        for step in range(WARM_UP + 2):
+            bilevel.step(batch(step), batch(10 + step))
+        (graph,) = (made.graph for key, made in bilevel.recorder.recordings.items() if key[0] == "arch")
+        assert isinstance(graph, SoftGraph)
+        outputs = [result for _, _, _, result in graph.operations if isinstance(result, tuple)]
+        operations.append(sum(isinstance(part, Tensor) for result in outputs for part in result))
+        logits.append(bilevel.search.get_parameter("logits").detach())
+    assert operations[1] > operations[0]  # the backward of a convolution returns a gradient more
+    torch.testing.assert_close(logits[1], logits[0])
+
+
+def test_images_are_counted_where_something_is_learned_from_them() -> None:
+    assert [num_images(name, TINY) for name in ("DARTS", "GDAS", "RandomSearch")] == [8, 8, 4]
+
+
 def test_what_makes_no_difference_here_is_left_out() -> None:
     named = applicable("DARTS", TINY, None)
     assert next(iter(named)) == AS_IT_IS
-    assert set(named) == {AS_IT_IS, *CHANGES} - GPU_ONLY - SLOW_ON_CPU - {"every candidate runs", "float32"}
+    assert set(named) == {AS_IT_IS, *CHANGES} - GPU_ONLY - SLOW_ON_CPU - ONE_PATH_ONLY - {"float32"}
     assert "every candidate runs" in applicable("GDAS", TINY, None)
     assert list(applicable("DARTS", TINY, ["bf16"])) == [AS_IT_IS, "bf16"]
 
 
 def test_the_command_measures_each_change_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--channels", "2", "--num_cells", "1", "--batch", "4", "--rounds", "1", "--device", "cpu"]
-    changes = ["--changes", "channels first", "PyTorch's average pooling"]
+    changes = ["--changes", "channels first", "coefficient as a product"]
     levers.main([*sizes, *changes, "--workers", "0", "--json", str(tmp_path / "levers.json")])
     rows = json.loads((tmp_path / "levers.json").read_text())["rows"]
-    assert [row["way"] for row in rows] == [AS_IT_IS, "channels first", "PyTorch's average pooling"]
+    assert [row["way"] for row in rows] == [AS_IT_IS, "channels first", "coefficient as a product"]
     assert rows[0]["times_ours"] == 1.0
     assert all(row["times_ours"] > 0 for row in rows)
     assert "| channels first |" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -345,7 +345,26 @@ def test_a_search_by_recordings_finds_bit_for_bit_what_it_finds_without(
         seen.append((metrics, module.genotype, {name: value.tolist() for name, value in module.named_parameters()}))
     assert seen[0] == seen[1]
     assert not recorders[0].recordings
-    assert {str(key).split("'")[1] for key in recorders[1].recordings} == {"arch", "descent", "look"}
+    assert {key[0] for key in recorders[1].recordings} == {"arch", "descent", "look"}
+
+
+def test_recordings_of_a_search_that_failed_are_not_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, SearchModule)
+            assert pl_module.recorder.recordings
+            raise RuntimeError("disk full")
+
+    monkeypatch.setattr(supernet.module, "recorder", lambda device, cuda_graphs: Recorder(device, SoftGraph))
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    module, data = make(DARTS())
+    with pytest.raises(RuntimeError, match="disk full"):
+        make_trainer(tmp_path, callbacks=[Failing()], limit_train_batches=5).fit(module, datamodule=data)
+    seen = module.recorder.recordings
+    assert seen
+    (metrics,) = make_trainer(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert not module.recorder.recordings
+    assert metrics["val/loss"] > 0
 
 
 def test_half_precision_is_refused_by_name(tmp_path: Path) -> None:

@@ -45,6 +45,22 @@ def test_a_recording_serves_inside_and_outside_of_inference_mode(inside: bool) -
             assert recording((images, factor))[0].equal(scaled_sum(images, factor)[0])
 
 
+def test_a_replay_casts_parameters_anew_under_autocast() -> None:
+    # Autocast keeps casts of parameters until its block ends; a recording that read a kept one would see no change.
+    weight = torch.ones(2, 3, requires_grad=True)
+
+    def product(images: Tensor) -> tuple[Tensor]:
+        return (torch.nn.functional.linear(images, weight),)
+
+    run, images = Recorder(HOST, SoftGraph), torch.ones(1, 3)
+    with torch.no_grad():
+        for factor in range(1, 4):
+            with torch.autocast("cpu", torch.bfloat16):
+                for _ in range(WARM_UP + 1):
+                    assert run("product", product, images)[0].tolist() == [[3.0 * factor] * 2]
+            weight += 1
+
+
 def test_what_a_function_keeps_on_the_host_is_not_seen_by_a_replay() -> None:
     # The rule that makes a recording dangerous, and the proof that the stand-in has teeth.
     factor = 2.0
