@@ -328,7 +328,6 @@ def test_search_speed_measures_all_ways_by_all_strategies(tmp_path: Path, capsys
     assert capsys.readouterr().out == table
 
 
-@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("parent", [GDAS, RandomSearch])
 def test_every_way_draws_the_same_paths_in_a_round(
     parent: type[SearchStrategy], monkeypatch: pytest.MonkeyPatch
@@ -341,8 +340,9 @@ def test_every_way_draws_the_same_paths_in_a_round(
             drawn.append(mixture.argmax(dim=1).tolist())
             return mixture
 
-    monkeypatch.setitem(ways.STRATEGIES, "spy", Spy)
-    setting = Setting(channels=2, num_cells=1, batch=4, num_workers=0, warm_up=2)
+    options = {"num_samples": 1} if parent is RandomSearch else {}
+    monkeypatch.setitem(ways.STRATEGIES, "spy", lambda: Spy(**options))
+    setting = Setting(channels=2, num_cells=1, batch=4, num_images=32, num_workers=0, warm_up=2)
     per_round = 3 * (2 if parent is GDAS else 1)
     rounds = {}
     for name, way in ways.WAYS.items():
