@@ -139,8 +139,9 @@ SLOW_ON_CPU = {"bf16", "compiled cells"}
 def applicable(strategy: str, setting: Setting, names: Sequence[str] | None) -> dict[str, Setting]:
     """The setting as it is, then with each change that makes a difference here, or with those that were named."""
     if names is None:
-        skipped = ONE_PATH_ONLY if strategy == "DARTS" else set()
-        skipped = skipped | GPU_ONLY | SLOW_ON_CPU if setting.device.type == "cpu" else skipped
+        skipped = set(ONE_PATH_ONLY) if strategy == "DARTS" else set()
+        if setting.device.type == "cpu":
+            skipped |= GPU_ONLY | SLOW_ON_CPU
         names = [name for name in CHANGES if name not in skipped]
     changed = {name: replace(setting, **CHANGES[name]) for name in names}
     return {AS_IT_IS: setting, **{name: other for name, other in changed.items() if other != setting}}
