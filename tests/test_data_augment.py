@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import v2
 
-from supernet.data import DATA_SETS, Normalise, crop_flip
+from supernet.data import DATA_SETS, Normalise, draw_crops
+from supernet.data import crop_flip as crop_flip_by
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -18,6 +19,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def noise(batch: int, channels: int = 3, height: int = 8, width: int = 8, seed: int = 0) -> Tensor:
     return torch.randint(256, (batch, channels, height, width), dtype=torch.uint8, generator=generator(seed))
+
+
+def crop_flip(images: Tensor, padding: int, flip: bool, source: torch.Generator) -> Tensor:
+    return crop_flip_by(images, padding, draw_crops(len(images), padding, flip, source))
 
 
 def key(image: Tensor) -> bytes:

@@ -17,7 +17,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from supernet.data import ImageData, ImageSet, RetrainData, SearchData, describe, halves
-from supernet.data.modules import IndexBatches
+from supernet.data.batches import Batches, IndexBatches, Share
 from supernet.errors import SupernetError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -295,9 +295,75 @@ def test_each_batch_is_given_by_seed_and_epoch(
         assert torch.equal(one[0], other[0])
     # The draws of an image depend on how many are drawn before it, and on nothing else that is set anywhere.
     positions = torch.cat(list(loader.sampler))
-    whole = data.augment(data.sets["train"].images[positions], loader.sampler.generator(1))
+    draws = data.draw(len(positions), loader.sampler.generator(1))
+    whole = data.augment(data.sets["train"].images[positions], draws)
     assert torch.equal(torch.cat([images for images, _ in first]), whole)
     assert torch.equal(torch.cat([labels for _, labels in first]), data.sets["train"].labels[positions])
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a, b) for left, right in pairs for a, b in zip(left, right, strict=True))
+
+
+def loader_of() -> Batches:
+    data = seeded(RetrainData, 5, batch_size=100)
+    data.setup()
+    return data.train_dataloader()
+
+
+@pytest.mark.parametrize("num_at_once", [4, 100])
+@pytest.mark.parametrize("num_taken", [0, 1, 5, 13, 14])
+def test_an_epoch_goes_on_after_the_batches_that_were_taken(
+    num_at_once: int, num_taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batches, "_num_at_once", lambda self: num_at_once)
+    loader = loader_of()
+    loader.sampler.set_epoch(2)
+    whole = list(loader)
+    interrupted = iter(loader)
+    for _ in range(num_taken):
+        next(interrupted)
+    other = loader_of()
+    other.load_state_dict(loader.state_dict() if num_taken else {"epoch": 2, "num_taken": 0})
+    other.sampler.set_epoch(2)
+    assert equal(list(other), whole[num_taken:])
+    assert other.num_taken == 14
+    assert equal(list(other), whole)  # only once
+
+
+def test_an_epoch_that_ended_takes_nothing_from_the_next() -> None:
+    loader = loader_of()
+    list(loader)
+    other = loader_of()
+    other.load_state_dict(loader.state_dict())
+    for each in (loader, other):
+        each.sampler.set_epoch(1)
+    assert equal(list(loader), list(other))
+
+
+@settings(deadline=None)
+@given(num_images=st.integers(0, 600), world_size=st.integers(1, 9))
+def test_shares_are_disjoint_complete_in_order_and_nearly_equal(num_images: int, world_size: int) -> None:
+    images = list(range(num_images))
+    parts = [images[Share(rank, world_size).of(num_images)] for rank in range(world_size)]
+    assert [image for part in parts for image in part] == images
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "in_order"])
+def test_the_shares_of_all_devices_make_the_batches_of_one(kind: str) -> None:
+    data = seeded(SearchData, 5, batch_size=60, eval_batch_size=100)
+    data.setup()
+
+    def batches_of(share: Share) -> list[Batch]:
+        loader = data.shuffled("train", 0) if kind == "shuffled" else data.in_order("val")
+        loader.share = share
+        return list(loader)
+
+    parts = zip(*(batches_of(Share(rank, 3)) for rank in range(3)), strict=True)
+    joined = [(torch.cat([p[0] for p in part]), torch.cat([p[1] for p in part])) for part in parts]
+    assert equal(joined, batches_of(Share()))
 
 
 def test_final_training_serves_all_training_images_and_the_test_images() -> None:

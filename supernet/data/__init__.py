@@ -1,6 +1,6 @@
 """Images for searching and for final training, held in memory."""
 
-from supernet.data.augment import Normalise, crop_flip
+from supernet.data.augment import Normalise, crop_flip, draw_crops
 from supernet.data.image_set import ImageSet
 from supernet.data.images import DATA_SETS, describe, halves
 from supernet.data.modules import ImageData, RetrainData, SearchData
@@ -14,5 +14,6 @@ __all__ = [
     "SearchData",
     "crop_flip",
     "describe",
+    "draw_crops",
     "halves",
 ]

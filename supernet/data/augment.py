@@ -12,29 +12,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random crops of the zero-padded images and random horizontal flips, drawn for each image.
+def draw_crops(num_images: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Draw what `crop_flip` needs for so many images, on the host, so that every device sees the same images.
 
-    The draws come from a generator on the host, so that every device sees the same images.
+    Args:
+        num_images: B, how many images.
+        padding: black pixels that are added on each side before an image is cropped; 0 turns cropping off.
+        flip: whether half of the images are mirrored.
+        generator: source of the draws, on the host.
+
+    Returns:
+        Top and left corner of the crop, 0 to 2 * padding, and 1 for a mirrored image; int64, shape (3, B).
+    """
+    return torch.stack(
+        [
+            torch.randint(2 * padding + 1, (num_images,), generator=generator),
+            torch.randint(2 * padding + 1, (num_images,), generator=generator),
+            torch.randint(2, (num_images,), generator=generator) * int(flip),
+        ]
+    )
+
+
+def crop_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
+    """Random crops of the zero-padded images and random horizontal flips, each image by its own draw.
 
     Args:
         images: shape (B, C, H, W), any dtype.
-        padding: black pixels added on each side before an H x W crop is taken; 0 turns cropping off.
-        flip: whether half of the images are mirrored.
-        generator: source of the draws, on the host.
+        padding: black pixels added on each side before an H x W crop is taken.
+        draws: what `draw_crops` drew with the same padding, shape (3, B).
 
     Returns:
         A batch of the same shape and dtype.
     """
     batch, _, height, width = images.shape
-    draws = torch.stack(
-        [
-            torch.randint(2 * padding + 1, (batch,), generator=generator),
-            torch.randint(2 * padding + 1, (batch,), generator=generator),
-            torch.randint(2, (batch,), generator=generator) * int(flip),
-        ]
-    ).to(images.device, non_blocking=True)
-    top, left, mirrored = draws
+    top, left, mirrored = draws.to(images.device, non_blocking=True)
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     crops = windows[torch.arange(batch, device=images.device), :, top, left]
     return torch.where(mirrored[:, None, None, None] > 0, crops.flip(3), crops)

@@ -1,10 +1,8 @@
-"""Batches for Lightning: the whole set in memory, prepared many images at a time, no worker processes."""
+"""Images for Lightning: the whole set in memory, split for a search or a final training."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,96 +10,12 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import Sampler
 
-from supernet.data.augment import Normalise, crop_flip
+from supernet.data.augment import Normalise, crop_flip, draw_crops
+from supernet.data.batches import Batches, IndexBatches, Share, no_draws
 from supernet.data.image_set import ImageSet
 from supernet.data.images import describe, halves
 from supernet.errors import SupernetError
-from supernet.strategies import Batch
-
-
-class IndexBatches(Sampler[Tensor]):
-    """Positions of the images of each batch.
-
-    With a seed: a fresh order each epoch, given by seed and epoch alone, in full batches; the rest is left out,
-    which changes from epoch to epoch. Without: every image once, in order, in batches of nearly equal size.
-    """
-
-    def __init__(
-        self, num_images: int, batch_size: int, seed: int | None = None, device: torch.device | None = None
-    ) -> None:
-        self.num_images, self.batch_size, self.seed, self.device = num_images, batch_size, seed, device
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; the Trainer calls this before each epoch."""
-        self.epoch = epoch
-
-    def generator(self, stream: int) -> torch.Generator:
-        """A generator on the host for this epoch: stream 0 shuffles, stream 1 augments."""
-        seed = (self.seed or 0) * 1_000_003 + self.epoch
-        return torch.Generator().manual_seed((2 * seed + stream) % 2**63)
-
-    def __len__(self) -> int:
-        full = self.num_images // self.batch_size
-        return full if self.seed is not None else -(-self.num_images // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        # A generator: Lightning makes the iterator before it sets the epoch, and the order must follow the latter.
-        if self.seed is None:
-            yield from torch.arange(self.num_images, device=self.device).tensor_split(len(self))
-            return
-        order = torch.randperm(self.num_images, generator=self.generator(0))
-        # Moved once an epoch: an index on the host would make the device wait at every batch.
-        order = order.to(self.device)
-        yield from order[: len(self) * self.batch_size].view(-1, self.batch_size)
-
-
-class Batches:
-    """Batches of a set, ready for a network.
-
-    They are gathered and prepared several at a time, on the device that trains. Like the order, the augmentation is
-    given by seed and epoch alone: the k-th batch of an epoch is the same whenever and wherever it is taken.
-
-    Args:
-        images: the set, wherever it lies.
-        sampler: positions of the images of each batch; Lightning tells it the epoch.
-        prepare: ``prepare(images, generator)`` turns uint8 images into what the network takes.
-        device: where the batches are needed.
-    """
-
-    batch_sampler = None  # Lightning asks for both
-
-    def __init__(
-        self,
-        images: ImageSet,
-        sampler: IndexBatches,
-        prepare: Callable[[Tensor, torch.Generator], Tensor],
-        device: torch.device,
-    ) -> None:
-        self.images, self.sampler, self.prepare, self.device = images, sampler, prepare, device
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        rows, generator = iter(self.sampler), self.sampler.generator(1)
-        while together := list(islice(rows, self._num_at_once())):
-            positions, sizes = torch.cat(together), [len(row) for row in together]
-            images = self.prepare(self._move(self.images.images[positions]), generator)
-            labels = self._move(self.images.labels[positions])
-            yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
-
-    def _move(self, chosen: Tensor) -> Tensor:
-        """To the device; from pinned memory, or else the copy would make the host wait."""
-        leaves_host = self.device.type == "cuda" and chosen.device.type == "cpu"
-        return (chosen.pin_memory() if leaves_host else chosen).to(self.device, non_blocking=True)
-
-    def _num_at_once(self) -> int:
-        """How many batches fit into 8 MiB of floats: enough to make the cost of each call small."""
-        num_bytes = 4 * self.images.images[0].numel() * self.sampler.batch_size
-        return max(1, 2**23 // num_bytes)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -111,8 +25,8 @@ class ImageData(LightningDataModule, ABC):
         name: digits (embedded), cifar10, cifar100, imagenet16-120, or folder (a folder of class folders).
         root: folder that holds the data set.
         download: fetch CIFAR into ``root`` when it is not there.
-        batch_size: images in each training batch.
-        eval_batch_size: images in each evaluation batch, at most.
+        batch_size: images in each training batch; several devices share them.
+        eval_batch_size: images in each evaluation batch, at most; several devices share them.
         image_size: height and width to which the images of ``folder`` are resized, a multiple of 4; 32 if not given.
         on_device: hold the whole set in the memory of the accelerator, if it takes less than a quarter of it.
     """
@@ -184,9 +98,13 @@ class ImageData(LightningDataModule, ABC):
         floats: Tensor = self.normalise.to(images.device)(images)
         return floats
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Random crops and flips of uint8 images, shape (B, C, H, W), normalised."""
-        return self.prepare(crop_flip(images, self.data_set.padding, self.data_set.flip, generator))
+    def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
+        """Draw the crops and flips of so many images."""
+        return draw_crops(num_images, self.data_set.padding, self.data_set.flip, generator)
+
+    def augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Crops and flips of uint8 images, shape (B, C, H, W), as they were drawn; normalised."""
+        return self.prepare(crop_flip(images, self.data_set.padding, draws))
 
     def state_dict(self) -> dict[str, Any]:
         """Seed of the order and the augmentation: a resumed run sees the images an uninterrupted one would."""
@@ -206,14 +124,31 @@ class ImageData(LightningDataModule, ABC):
                 f"batch_size {self.batch_size} is larger than the {len(images.labels)} images it is taken from;"
                 f" pass --data.batch_size {len(images.labels)} or less"
             )
+        share = self._share(self.batch_size, "batch_size")
+        if self.batch_size % share.world_size:
+            raise SupernetError(
+                f"a batch is shared out evenly: batch_size {self.batch_size} is no multiple of the"
+                f" {share.world_size} devices; pass --data.batch_size with one"
+            )
         order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
-        return Batches(images, order, self.augment, self._device())
+        return Batches(images, order, self.draw, self.augment, self._device(), share)
 
     def in_order(self, name: str) -> Batches:
         """Evaluation batches of a set: every image once, the same batches every time."""
         images = self.sets[name]
         order = IndexBatches(len(images.labels), self.eval_batch_size, device=images.labels.device)
-        return Batches(images, order, lambda images, _: self.prepare(images), self._device())
+        share = self._share(len(images.labels) // max(len(order), 1), "eval_batch_size")
+        return Batches(images, order, no_draws, lambda images, _: self.prepare(images), self._device(), share)
+
+    def _share(self, smallest: int, option: str) -> Share:
+        """The part of this process in every batch; a batch of ``smallest`` images has to leave some for each."""
+        share = Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Share()
+        if smallest < share.world_size:
+            raise SupernetError(
+                f"{share.world_size} devices cannot share a batch of {smallest} images; pass a larger --data.{option},"
+                " or fewer --trainer.devices"
+            )
+        return share
 
 
 class SearchData(ImageData):
