@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from supernet.keep import run_dir
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
-
-
-def run_dir(trainer: Trainer) -> Path:
-    """The folder in which a run keeps its files."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 class EpochLines(Callback):
@@ -78,6 +73,10 @@ class SearchPictures(Callback):
             text = json.dumps(hyperparameters(trainer, pl_module), indent=2)
             trainer.logger.experiment.add_text("hyperparameters", f"```json\n{text}\n```")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the throughput, also in the middle of an epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the throughput."""
         self._images, self._started = 0, time.perf_counter()
@@ -111,8 +110,9 @@ class SearchPictures(Callback):
             for op, value in zip(space.ops, row, strict=True):
                 scalars[f"edge_{source}_to_{target}/{op}"] = value
         logger.log_metrics(scalars, step=step)
-        self.epochs.append(trainer.current_epoch)
-        self.history.append(probabilities.numpy())
+        if self.epochs[-1:] != [trainer.current_epoch]:  # a validation that was cut short is done again
+            self.epochs.append(trainer.current_epoch)
+            self.history.append(probabilities.numpy())
         logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype), step)
         if self._is_time_for_a_map(trainer):
             logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)

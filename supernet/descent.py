@@ -5,7 +5,7 @@ Shapes: B images, E edges, O candidate operations, P paths.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,25 @@ class Running:
         share = self.right / self.images if self.images else None
         self.right = self.images = 0
         return share
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen and what is not looked at yet."""
+        tally = self.tally
+        pending = {
+            "loss": tally.loss.clone(),
+            "right": tally.right.clone(),
+            "steps": tally.steps,
+            "images": tally.images,
+        }
+        return {"loss": self.loss, "right": self.right, "images": self.images, "pending": pending}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.loss, self.right, self.images = (state_dict[name] for name in ("loss", "right", "images"))
+        pending = state_dict["pending"]
+        self.tally.loss.copy_(pending["loss"])
+        self.tally.right.copy_(pending["right"])
+        self.tally.steps, self.tally.images = pending["steps"], pending["images"]
 
 
 class Descent:

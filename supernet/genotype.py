@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
+from supernet.files import write_whole
 
 NAS_BENCH_201_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """The five candidate operations of NAS-Bench-201 (Dong and Yang, 2020), in the official order."""
@@ -163,15 +164,12 @@ class Genotype:
         return genotype
 
     def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
-        """Write `to_json` to a file; the file appears whole or not at all."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            beside.write_text(self.to_json(provenance), encoding="utf-8")
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        """Write `to_json` to a file; the file appears whole or not at all.
+
+        Raises:
+            SupernetError: it cannot be written.
+        """
+        write_whole(path, self.to_json(provenance).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Genotype:

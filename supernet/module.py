@@ -105,6 +105,9 @@ class SearchModule(LightningModule):
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
         self.genotype: Genotype | None = None
+        self._drawn: Tensor | None = None
+        self.running: dict[str, Running] = {}
+        self._seen: dict[str, Any] = {}
         self.recorder = Recorder(self.device)
 
         def accuracy() -> MulticlassAccuracy:
@@ -145,7 +148,7 @@ class SearchModule(LightningModule):
         self.recorder = recorder(self.device, self.hparams["cuda_graphs"])
 
     def on_train_start(self) -> None:
-        """Get the steps ready."""
+        """Get the steps ready; in the middle of an epoch, as that epoch had them."""
         network_optimizer, *arch_optimizers = self.trainer.optimizers
         self.bilevel = Bilevel(
             self.supernet,
@@ -156,6 +159,10 @@ class SearchModule(LightningModule):
             self.hparams["grad_clip"],
         )
         self.running = {"arch": Running(self.bilevel.tally), "network": Running(self.bilevel.descent.tally)}
+        for part, seen in self._seen.items():
+            self.running[part].load_state_dict(seen)
+        if self.trainer.fit_loop.restarted_mid_epoch:  # the trainer calls no hook for an epoch that has begun
+            self.on_train_epoch_start()
 
     def on_train_end(self) -> None:
         """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
@@ -199,7 +206,9 @@ class SearchModule(LightningModule):
 
     def on_validation_end(self) -> None:
         """Put the strategy's generator back."""
-        self.search.generator.set_state(self._drawn)
+        if self._drawn is not None:
+            self.search.generator.set_state(self._drawn)
+        self._drawn = None
 
     def on_validation_epoch_start(self) -> None:
         """Derive the cell that this epoch stands for."""
@@ -303,12 +312,14 @@ class SearchModule(LightningModule):
         """
         genotype = None if self.genotype is None else str(self.genotype)
         checkpoint[CHECKPOINT_KEY] = {"genotype": genotype, **self.record()}
+        checkpoint["running"] = {part: running.state_dict() for part, running in self.running.items()}
         hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hparams.items() if isinstance(value, SearchStrategy | CellSpace)]:
             del hparams[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the derived cell and the seed it began with."""
+        """Restore the derived cell, the seed it began with, and the sums of an epoch that has begun."""
         record = checkpoint.get(CHECKPOINT_KEY, {})
         genotype, self.seed = record.get("genotype"), record.get("seed", self.seed)
         self.genotype = None if genotype is None else Genotype.parse(genotype)
+        self._seen = checkpoint.get("running", {})

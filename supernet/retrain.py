@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.descent import Descent, Running
+from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import FiniteLoss
 from supernet.network import Network
@@ -65,6 +68,8 @@ class RetrainModule(LightningModule):
         check_fraction(momentum=momentum)
         check_not_negative(weight_decay=weight_decay)
         self.image_shape = image_shape
+        self.running: Running | None = None
+        self._seen: dict[str, Any] | None = None
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -87,6 +92,17 @@ class RetrainModule(LightningModule):
         (optimizer,) = self.trainer.optimizers
         self.descent = Descent(self.network, optimizer, recorder(self.device, self.hparams["cuda_graphs"]))
         self.running = Running(self.descent.tally)
+        if self._seen is not None:
+            self.running.load_state_dict(self._seen)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the sums of the epoch at hand."""
+        if self.running is not None:
+            checkpoint["running"] = self.running.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._seen = checkpoint.get("running")
 
     def on_train_end(self) -> None:
         """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
@@ -101,12 +117,14 @@ class RetrainModule(LightningModule):
         """One step down the cross-entropy of a batch."""
         self.descent.step(*batch)
         count_steps(self.trainer, 1)
+        assert self.running is not None
         if is_time_to_log(self.trainer) and self.running.look():
             # On the host: Lightning reads what the progress bar shows after every batch.
             self.log("train/loss", torch.tensor(self.running.loss), prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         """Log accuracy and learning rate of this epoch, and advance the schedule."""
+        assert self.running is not None
         if (accuracy := self.running.accuracy()) is not None:
             self.log("train/accuracy", accuracy, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -140,5 +158,7 @@ def export_program(
     program.to(memory_format=torch.contiguous_format)  # the file format knows no other layout of parameters
     example = torch.zeros(2, *image_shape, dtype=torch.uint8)
     exported = torch.export.export(program, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(exported, path)
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    write_whole(path, buffer.getvalue())
     return Path(path)

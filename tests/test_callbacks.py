@@ -38,7 +38,7 @@ class Notes(Callback):
         self.probabilities.append(pl_module.search.probabilities().clone())
         if pl_module.genotype is not None:
             self.cells.append(pl_module.genotype)
-        path = Path(str(trainer.log_dir)) / "genotype.json"
+        path = Path(trainer.default_root_dir) / "genotype.json"
         self.files.append(json.loads(path.read_text())["genotype"] if path.exists() else None)
 
 
@@ -58,11 +58,21 @@ def run(folder: Path, search: SearchStrategy, pictures: SearchPictures | None = 
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "log_every_n_steps": 1}
     fixed: dict[str, Any] = {"accelerator": "cpu", "enable_checkpointing": False, "num_sanity_val_steps": 0}
-    trainer = Trainer(**{**quiet, **defaults, **fixed, "logger": logger, "callbacks": callbacks, **options})
+    trainer = Trainer(
+        **{
+            **quiet,
+            **defaults,
+            **fixed,
+            "logger": logger,
+            "callbacks": callbacks,
+            "default_root_dir": folder,
+            **options,
+        }
+    )
     trainer.fit(module, datamodule=SearchData())
     events = EventAccumulator(str(logger.log_dir), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
     events.Reload()
-    return Run(module, trainer, notes, events, Path(logger.log_dir))
+    return Run(module, trainer, notes, events, folder)
 
 
 @pytest.fixture(scope="module")

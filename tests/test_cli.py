@@ -336,24 +336,24 @@ from pytorch_lightning import Callback
 
 class AtEpoch(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == 1 and not trainer.ckpt_path:
             raise KeyboardInterrupt
 """
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_an_interrupted_search_says_how_to_go_on_and_goes_on_at_the_next_epoch(here: Path) -> None:
     (here / "interruption.py").write_text(INTERRUPTION)
-    three = [*TINY, "--trainer.max_epochs", "3"]
-    stopped = run(search, *three, "--trainer.callbacks+", "interruption.AtEpoch")
+    three = [*TINY, "--trainer.max_epochs", "3", "--trainer.callbacks+", "interruption.AtEpoch"]
+    stopped = run(search, *three)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
     assert stopped.status == 130
-    checkpoint_path = stopped.err.split()[-1]
-    assert stopped.err == f"interrupted; its last whole epoch is {checkpoint_path}\n"
-    result = run(search, *three, "--ckpt_path", checkpoint_path)
+    kept = "logs/gdas_digits/version_0/checkpoints/last.ckpt"
+    assert stopped.err == f"stopped by SIGINT; its state is {kept}: the same command with --resume goes on\n"
+    result = run(search, *three, "--resume")
     assert result.status == 0, result.err
     assert re.findall(r"^epoch (\d)/3", result.out, flags=re.MULTILINE) == ["2", "3"]
-    checkpoint = torch.load(result.path("retrain it"), weights_only=True)
+    assert str(result.path("retrain it")) == kept
+    checkpoint = torch.load(kept, weights_only=True)
     assert (checkpoint["epoch"], checkpoint["global_step"]) == (2, 12)  # two optimizers, two batches, three epochs
 
 

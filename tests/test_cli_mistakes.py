@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,27 +18,33 @@ __all__ = ["found", "here"]  # fixtures
 SHORT = [*NETWORK, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
 
 
-@pytest.mark.parametrize("bad", ["nowhere.ckpt", ".", "text.ckpt", "truncated.ckpt", "last"])
-def test_a_search_does_not_go_on_from_what_is_no_checkpoint(found: Found, here: Path, bad: str) -> None:
-    Path("text.ckpt").write_text("{}")
-    Path("truncated.ckpt").write_bytes(Path(found.checkpoint).read_bytes()[:2000])
-    assert bad in sentence(run(search, *TINY, "--ckpt_path", bad))
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_a_search_does_not_go_on_from_a_damaged_checkpoint(found: Found, here: Path, damage: bytes | None) -> None:
+    shutil.copytree(found.folder / "logs", "logs")
+    (kept,) = here.rglob("last.ckpt")
+    kept.write_bytes(kept.read_bytes()[:2000] if damage is None else damage)
+    before = kept.read_bytes()
+    assert re.search(r"last.ckpt is (damaged|no checkpoint)", sentence(run(search, *TINY, "--resume")))
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("args", "name"),
     [
         ("--model.channels 3", "--model.channels was 2, now it is 3"),
-        ("--model.search DARTS", "--model.search was"),
+        ("--model.search GDAS --model.search.tau_max 5", "--model.search was"),
         ("--model.space.num_nodes 3", "--model.space was"),
-        ("--model.network_lr 0.5", "--model.network_lr was"),
         ("--data.batch_size 32", "--data.batch_size was 64, now it is 32"),
-        ("--trainer.max_epochs 7", "--trainer.max_epochs was 1, now it is 7"),
-        ("", "this search has ended after its 1 epochs"),
+        ("--trainer.max_epochs 2", "--trainer.max_epochs was 1, now it is 2"),
+        ("--seed_everything 3", "--seed_everything was 0, now it is 3"),
     ],
 )
-def test_a_search_goes_on_as_it_began_or_not_at_all(found: Found, here: Path, args: str, name: str) -> None:
-    assert name in sentence(run(search, *TINY, *args.split(), "--ckpt_path", found.checkpoint))
+def test_a_search_goes_on_as_it_began_or_begins_anew(found: Found, here: Path, args: str, name: str) -> None:
+    shutil.copytree(found.folder / "logs", "logs")
+    result = run(search, *TINY, *args.split(), "--resume")
+    assert result.status == 0, result.err
+    assert name in result.out
+    assert "version_1" in str(result.path("genotype"))
 
 
 MISUSE = """
@@ -55,7 +63,6 @@ MISUSE = """
 --trainer.overfit_batches 2
 --trainer.fast_dev_run true
 --trainer.enable_checkpointing false
---trainer.callbacks+ pytorch_lightning.callbacks.ModelCheckpoint
 --trainer.precision 16-true
 --model.network_lr -1
 --model.arch_lr -1

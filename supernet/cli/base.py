@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
+import os
 import re
+import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +18,19 @@ from typing import Any, NoReturn
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import supernet.strategies
-from supernet.callbacks import EpochLines, run_dir
+from supernet.callbacks import EpochLines
+from supernet.cli import runs
+from supernet.cli.checkpoint import load_checkpoint, progress
 from supernet.errors import SupernetError, guess, nearest
+from supernet.files import remove_leftovers, write_whole
 from supernet.genotype import Genotype
+from supernet.keep import LastCheckpoint, Stopped
 from supernet.plot import sketch_cell
 
 STRATEGIES = [
@@ -100,8 +109,7 @@ class CommandLine(LightningCLI):
         description: str,
         callbacks: list[Callback],
     ) -> None:
-        # The checkpoint follows every epoch, whether it was validated or not.
-        keep = ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self.keeper = LastCheckpoint()
         try:
             super().__init__(
                 model_class,
@@ -110,11 +118,11 @@ class CommandLine(LightningCLI):
                 run=False,
                 parser_class=Parser,
                 parser_kwargs={"allow_abbrev": False, "description": description, "usage": usage},
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=None,  # `fit` writes it, whole
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 trainer_defaults={
-                    "callbacks": [*callbacks, keep],
+                    "callbacks": [*callbacks, self.keeper],
                     "devices": 1,
                     "enable_model_summary": False,
                     "num_sanity_val_steps": 0,
@@ -133,6 +141,11 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(self._datamodule_class, "data")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{name}": v for name, v in self.trainer_defaults.items() if name != "callbacks"})
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on with the newest run that was given the same options; begin one where there is none.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were passed in, whatever the program itself was called with."""
@@ -146,11 +159,16 @@ class CommandLine(LightningCLI):
         """The trainer; every run has a folder of its own, ``logs/NAME/version_0, 1, ...``, also without a logger."""
         options = self.config.trainer
         _check_trainer(options)
-        logger = TensorBoardLogger(options.default_root_dir or "logs", name=self.run_name(), default_hp_metric=False)
+        self.choose_folder(Path(options.default_root_dir or "logs") / self.run_name())
+        kwargs["default_root_dir"] = str(self.folder)
         if options.logger in (None, True):
-            kwargs["logger"] = logger
-        elif options.logger is False:
-            kwargs["default_root_dir"] = logger.log_dir
+            kwargs["logger"] = TensorBoardLogger(
+                self.folder.parent.parent,
+                name=self.folder.parent.name,
+                version=self.folder.name,
+                default_hp_metric=False,
+                purge_step=self.num_batches,  # what was logged after the checkpoint is logged again
+            )
         if options.enable_progress_bar is not False:
             on_terminal = sys.stderr.isatty()
             # Every refresh of the bar waits for the device.
@@ -159,33 +177,81 @@ class CommandLine(LightningCLI):
             kwargs["enable_progress_bar"] = on_terminal
         if options.benchmark is None and not options.deterministic:
             kwargs["benchmark"] = True  # cuDNN tries its algorithms once: the shapes never change
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1:  # said here, before Lightning starts further processes
-            raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+            if trainer.world_size > 1:  # said here, before Lightning starts further processes
+                raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
+        except Exception:
+            runs.discard_if_empty(self.folder)
+            self.close()
+            raise
         return trainer
 
-    def fit(self, **options: Any) -> None:
+    def close(self) -> None:
+        """Let other processes go on with the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def choose_folder(self, parent: Path) -> None:
+        """Find the run to go on with, or make the folder of a new one."""
+        self.checkpoint_path: Path | None = None
+        self.num_batches: int | None = None
+        self.written = self.parser.dump(self.config, skip_none=False)
+        found, told = runs.find(parent, self.written) if self.config.resume else (None, "")
+        self.folder = runs.claim(parent) if found is None else found
+        self._lock = runs.lock(self.folder)
+        if found is not None:
+            remove_leftovers(found)
+            self.checkpoint_path = found / runs.CHECKPOINT
+            self.num_batches, where = progress(load_checkpoint(str(self.checkpoint_path)))
+            told += f" after {where}"
+        if told:
+            print(told, flush=True)
+
+    def fit(self) -> None:
         """Train; a stop from outside becomes one sentence that says how to go on."""
+        write_whole(self.folder / runs.CONFIG, self.written.encode())
         try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, **options)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise Interrupted(self.kept()) from None
-        if self.trainer.received_sigterm:
-            raise Interrupted(self.kept())
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
+        except Stopped as stop:
+            (number,) = stop.args
+            if number == signal.SIGUSR1:
+                requeue()
+            raise Interrupted(self.kept(), number) from None
+        except SystemExit as stop:  # Lightning's answer to a second Ctrl-C, or to a signal before the first step
+            number = signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT
+            raise Interrupted(self.kept(), number) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise SupernetError(
+                f"the disk is full ({error.strerror}): make room, then repeat the command with --resume;"
+                f" {f'it goes on from {path}' if (path := self.kept()) else 'nothing was saved yet'}"
+            ) from error
         if not self.trainer.global_step:
             raise SupernetError(
-                "no batch was trained; look at --trainer.limit_train_batches, --trainer.max_steps, --trainer.max_time"
-                " and, after a resume, --trainer.max_epochs"
+                "no batch was trained; look at --trainer.limit_train_batches, --trainer.max_steps and"
+                " --trainer.max_time"
             )
 
     def kept(self) -> Path | None:
         """The checkpoint that this run has left, if it has."""
-        path = run_dir(self.trainer) / "checkpoints" / "last.ckpt"
+        path = self.folder / runs.CHECKPOINT
         return path if path.is_file() else None
 
 
+def requeue() -> None:
+    """Put the job of this process back into SLURM's queue, if it is one."""
+    if job := os.environ.get("SLURM_JOB_ID"):
+        try:
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"could not requeue job {job} ({error}); submit it again", file=sys.stderr)
+
+
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped from outside; its argument is the checkpoint it left, or None."""
+    """A run was stopped from outside; its arguments are the checkpoint it left, or None, and the signal."""
 
 
 def _check_trainer(options: Any) -> None:
@@ -229,7 +295,7 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         args: its command line.
 
     Returns:
-        Exit status: 0; 2 for a mistake of the user; 130 for a run that was stopped from outside.
+        Exit status: 0; 2 for a mistake of the user; 128 and the number of the signal for a run that was stopped.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)  # a strategy in a file beside the user is importable
@@ -243,9 +309,10 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        (path,) = stop.args
-        print(f"interrupted; {f'its last whole epoch is {path}' if path else 'no epoch was finished'}", file=sys.stderr)
-        return 130
+        path, number = stop.args
+        saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
+        print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
+        return 128 + int(number)
     finally:
         sys.path.remove(here)
     return 0
@@ -255,8 +322,8 @@ _KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # the images are in memory: workers would only copy them
     ".*is an instance of `nn.Module` and is already saved.*",  # the strategy, saved as text by the command line
     ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
-    ".*dirpath has changed.*",  # a resumed run has a folder of its own
     ".*no pre-optimization state was saved.*",  # a run goes on from the state after a step
+    ".*lr_scheduler.step.*before.*",  # the steps were taken before the run was interrupted
     ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
 )
 """Warnings of libraries about things that are meant to be as they are."""

@@ -12,11 +12,11 @@ from supernet.genotype import Genotype
 from supernet.module import CHECKPOINT_KEY
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Load the checkpoint of a search.
+def load_checkpoint(path: str) -> dict[str, Any]:
+    """Load a checkpoint of any training.
 
     Raises:
-        SupernetError: there is no such file, or it is damaged, or no checkpoint of a search.
+        SupernetError: there is no such file, or it is damaged.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -26,7 +26,19 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise SupernetError(f"{path} is no checkpoint: it holds something else than tensors and plain values") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         raise SupernetError(f"{path} is damaged, or no checkpoint at all ({type(error).__name__})") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(CHECKPOINT_KEY), dict):
+    if not isinstance(checkpoint, dict):
+        raise SupernetError(f"{path} is a checkpoint of something else: it holds {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Load the checkpoint of a search.
+
+    Raises:
+        SupernetError: there is no such file, or it is damaged, or no checkpoint of a search.
+    """
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.get(CHECKPOINT_KEY), dict):
         raise SupernetError(f"{path} is a checkpoint of something else than a search; pass one that train.py wrote")
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
         if not isinstance(checkpoint.setdefault(part, {}), dict):
@@ -46,3 +58,21 @@ def recorded_genotype(path: str, checkpoint: dict[str, Any]) -> Genotype:
     if not isinstance(found, str):
         raise SupernetError(f"{path} is damaged: its genotype is {type(found).__name__}")
     return Genotype.parse(found)
+
+
+def progress(checkpoint: dict[str, Any]) -> tuple[int, str]:
+    """How many batches a training has had, and the same in words.
+
+    Raises:
+        SupernetError: the checkpoint does not say.
+    """
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]["processed"]
+        total, current = int(batches["total"]["ready"]), int(batches["current"]["ready"])
+    except (KeyError, TypeError, ValueError):
+        raise SupernetError("the checkpoint of this run does not say how far it came; start it anew") from None
+    if batches["current"]["ready"] == 0 or loop["epoch_progress"]["current"]["completed"] < epochs:
+        return total, f"epoch {epochs}"
+    last = batches["is_last_batch"]
+    return total, f"the steps of epoch {epochs + 1}" if last else f"step {current} of epoch {epochs + 1}"

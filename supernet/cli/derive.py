@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
-from supernet.callbacks import run_dir
 from supernet.cli.base import CommandLine, command, describe_cell
 from supernet.cli.checkpoint import read_checkpoint, recorded_genotype
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
 from supernet.errors import SupernetError
+from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.module import CHECKPOINT_KEY, SearchModule
 from supernet.plot import draw_cell
@@ -43,7 +44,7 @@ def derive(args: Sequence[str]) -> int:
         args: the command line, without the name of the program.
 
     Returns:
-        Exit status: 0; 2 for a mistake of the user; 130 for a training that was stopped from outside.
+        Exit status: 0; 2 for a mistake of the user; 128 and the number of the signal for a training that was stopped.
     """
     return command(_derive, args)
 
@@ -145,26 +146,30 @@ class DeriveCommand(CommandLine):
 
 
 def _derive(args: Sequence[str]) -> None:
-    cli = DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION, [])
-    genotype, folder = cli.model.network.genotype, run_dir(cli.trainer)
-    folder.mkdir(parents=True, exist_ok=True)
+    with closing(DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION, [])) as cli:
+        _extract(cli)
+        if not cli.config.no_retrain:
+            _retrain(cli, cli.folder)
+
+
+def _extract(cli: DeriveCommand) -> None:
+    genotype, folder = cli.model.network.genotype, cli.folder
     hparams = cli.model.hparams
     size = cost(genotype, hparams["channels"], hparams["num_cells"], cli.datamodule.num_classes, cli.model.image_shape)
     genotype.save(folder / "genotype.json", {"cost": size._asdict(), **cli.record})
-    draw_cell(genotype).savefig(folder / "cell.png", dpi=150)
+    drawing = io.BytesIO()
+    draw_cell(genotype).savefig(drawing, dpi=150)
+    write_whole(folder / "cell.png", drawing.getvalue())
     print(describe_cell(genotype, str(size)))
     if not is_connected(genotype):
         print("Note: the input does not reach the output of this cell; it cannot learn more than chance.\n")
     print(f"genotype   {folder / 'genotype.json'}\ndrawing    {folder / 'cell.png'}")
-    if not cli.config.no_retrain:
-        _retrain(cli, folder)
 
 
 def _retrain(cli: DeriveCommand, folder: Path) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    started = time.perf_counter()
     cli.fit()
-    seconds, epochs = time.perf_counter() - started, trainer.current_epoch
+    seconds, epochs = cli.keeper.seconds, trainer.current_epoch
     tested = trainer.test(model, datamodule=data, verbose=False)
     accuracy = tested[0].get("test/accuracy") if tested else None
     result = {
@@ -178,7 +183,7 @@ def _retrain(cli: DeriveCommand, folder: Path) -> None:
         "batch_size": data.batch_size,
         "versions": versions(trainer.strategy.root_device),
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     program = export_program(model.network, data.normalise, model.image_shape, folder / "network.pt2")
     where = "CUDA" if trainer.strategy.root_device.type == "cuda" else trainer.strategy.root_device.type.upper()
     print(f"checkpoint {cli.kept()}\nprogram    {program}\nresult     {folder / 'result.json'}\n")

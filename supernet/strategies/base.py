@@ -48,7 +48,11 @@ class SearchStrategy(nn.Module, ABC):
         self.generator = torch.Generator().manual_seed(seed)
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
-        """Set what follows a schedule; ``epoch`` counts from 0 to ``num_epochs - 1``."""
+        """Set what follows a schedule; ``epoch`` counts from 0 to ``num_epochs - 1``.
+
+        A run that goes on in the middle of an epoch calls this for the same epoch again: what is set here must not
+        depend on what was set before.
+        """
 
     @abstractmethod
     def forward(self) -> Tensor:

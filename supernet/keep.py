@@ -1,0 +1,181 @@
+"""Keeping a run: its state on the disk, whole at every moment, and a way out when it is asked to stop."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from supernet.files import write_whole
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C; what a cluster sends before it takes a machine away; what SLURM sends where ``--signal`` asks for it."""
+
+
+class Stopped(BaseException):
+    """A run was asked to stop, and has saved its state; its argument is the number of the signal."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints by `write_whole`: the one before survives until the next is on the disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint; ``storage_options`` are for other kinds of storage."""
+        buffer = io.BytesIO()  # PyTorch's own writer does not say when a disk is full
+        torch.save(checkpoint, buffer)
+        write_whole(path, buffer.getvalue())
+
+
+def run_dir(trainer: Trainer) -> Path:
+    """The folder in which a run keeps its files."""
+    return Path(trainer.default_root_dir)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the state of a run in ``checkpoints/last.ckpt``: after every epoch, and every few minutes in between.
+
+    A run that is asked to stop saves its state after the step at hand, or at once if it is validating, and ends with
+    `Stopped`. A second Ctrl-C does not wait. Whatever happens, the file is the whole state of some moment: a run that
+    goes on from it is the run that was never interrupted.
+
+    Args:
+        minutes: how long an epoch may go on without a save.
+    """
+
+    def __init__(self, minutes: float = 10.0) -> None:
+        self.minutes = minutes
+        self._seconds_before = 0.0
+        self._ended: float | None = None
+        self._asked: int | None = None
+        self._random: dict[str, Any] | None = None
+        self._began = time.monotonic()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write checkpoints whole."""
+        self.path = run_dir(trainer) / "checkpoints" / "last.ckpt"
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the random numbers of the checkpoint, and listen to signals from now on."""
+        if self._random is not None:
+            set_random_state(self._random)
+        self._trainer = trainer
+        self._asked = signal.SIGTERM if trainer.received_sigterm else None
+        self._began = self._saved = time.monotonic()
+        self._ended = None
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:  # the trainer puts the handlers back that it found
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = number
+        if self._trainer.validating:  # which changes nothing that has to be kept, and may take long
+            raise Stopped(number)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save in the middle of an epoch, if it is time to or if this is the last chance."""
+        due = time.monotonic() - self._saved > 60 * self.minutes
+        if not trainer.is_last_batch and (due or self._asked is not None):
+            self.save(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop where everything about the last step is logged and saved."""
+        self._stop_if_asked()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before a validation rather than after it."""
+        if trainer.validating and trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after an epoch."""
+        self.save(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between two epochs."""
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what was reached before a validation that was cut short; a resumed run does it anew."""
+        if isinstance(exception, Stopped) and trainer.validating:
+            pl_module.on_validation_end()
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress.reset()
+            progress.increment_ready()  # as if it had ended in the first batch: the trainer repeats all of them
+            progress.increment_started()
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint, after what was logged until now."""
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the state of all global random numbers, and how long the run took."""
+        checkpoint["random"] = random_state()
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember them until training starts."""
+        self._random, self._seconds_before = checkpoint.get("random"), checkpoint.get("seconds", 0.0)
+        self._ended = self._began  # unless training goes on
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took until now, in all processes that had a part in it."""
+        return self._seconds_before + (time.monotonic() if self._ended is None else self._ended) - self._began
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._ended = time.monotonic()
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the global generators of Python, NumPy and PyTorch, in tensors and plain values.
+
+    Nothing in this package draws from them while it trains; a strategy of your own may.
+    """
+    numpy = dict(np.random.get_state(legacy=False))  # noqa: NPY002  the global one
+    numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])}
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": numpy}
+    state["torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore `random_state`; a device that is not here is left out."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy = state["numpy"]
+    key = np.array(numpy["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

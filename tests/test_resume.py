@@ -1,0 +1,213 @@
+"""A run that was interrupted and resumed is the run that was not: bit by bit, in real processes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+import supernet.strategies
+from supernet.cli import runs
+from supernet.cli.base import STRATEGIES
+from tests.processes import INTERRUPT, KILL, TERMINATE, USER, Ended, Fault, finish, run, start
+
+SMALL = [
+    *("--model.channels", "2", "--model.num_cells", "1"),
+    *("--trainer.limit_train_batches", "4", "--trainer.log_every_n_steps", "1"),
+]
+SEARCH = [*SMALL, "--trainer.max_epochs", "3", "--model.score_images", "64", "--data.eval_batch_size", "64"]
+RETRAIN = [*SMALL, "--genotype", "6111", "--trainer.max_epochs", "3", "--data.batch_size", "64"]
+TIMES = ("seconds", "images_per_second")
+
+
+def of_strategy(name: str) -> list[str]:
+    """A search with this strategy, cheaply derived."""
+    options = ["--model.search", name]
+    for option in ("top_k", "num_samples"):
+        if option in inspect.signature(getattr(supernet.strategies, name)).parameters:
+            options += [f"--model.search.{option}", "3"]
+    return [*SEARCH, *options]
+
+
+def interrupted(folder: Path, command: str, args: list[str], *faults: Fault) -> Ended:
+    """Run it through these faults to its end, each time by the same command with ``--resume``."""
+    folder.mkdir()
+    for fault in faults:
+        ended = run(folder, command, [*args, "--resume"], fault)
+        assert ended.status == (-fault.signal if fault.signal == KILL else 128 + fault.signal), ended
+    ended = run(folder, command, [*args, "--resume"])
+    assert (ended.status, ended.err) == (0, ""), ended
+    return ended
+
+
+def whole(folder: Path, command: str, args: list[str]) -> None:
+    folder.mkdir()
+    ended = run(folder, command, args)
+    assert (ended.status, ended.err) == (0, ""), ended
+
+
+def last(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("logs/*/version_0/checkpoints/last.ckpt")
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Paths at which two checkpoints differ in any bit; times left out."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = (
+            one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        )
+        return [] if same else [where]
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [key for key in {**one, **other} if key not in TIMES]
+        missing = object()
+        return [
+            d for key in keys for d in differences(one.get(key, missing), other.get(key, missing), f"{where}/{key}")
+        ]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for number, (a, b) in pairs for d in differences(a, b, f"{where}/{number}")]
+    return [] if one == other or (one != one and other != other) else [f"{where}: {one} {other}"]
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows."""
+    (logs,) = folder.glob("logs/*/version_0")
+    events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if name not in TIMES]
+    return {name: sorted({(event.step, event.value) for event in events.Scalars(name)}) for name in names}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert differences(last(one), last(other)) == []
+    assert curves(one) == curves(other)
+    for folder in (one, other):
+        assert not [*folder.glob("logs/*/version_1")]
+        assert not [path for path in folder.rglob(".*.*") if path.name != ".lock"]  # nothing is left lying about
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
+    # Four batches an epoch: the first process dies in the second epoch and leaves the first; the next one is asked to
+    # stop in the middle of the epoch, and the next one at its last batch, before the validation.
+    args = of_strategy(name)
+    whole(tmp_path / "whole", "search", args)
+    faults = Fault(KILL, 6), Fault(TERMINATE, 2), Fault(TERMINATE, 2)
+    ended = interrupted(tmp_path / "broken", "search", args, *faults)
+    assert "going on with" in ended.out
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    kept = [next((tmp_path / run).glob("logs/*/version_0/genotype.json")) for run in ("whole", "broken")]
+    assert json.loads(kept[0].read_text()) == json.loads(kept[1].read_text())
+
+
+def test_a_run_killed_at_random_steps_between_many_saves_is_the_same_run(tmp_path: Path) -> None:
+    args, rng = of_strategy("GDAS"), random.Random(0)
+    whole(tmp_path / "whole", "search", args)
+    faults = [Fault(KILL, rng.randint(1, 4), minutes=0) for _ in range(4)]
+    interrupted(tmp_path / "broken", "search", args, *faults)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_run_killed_while_it_writes_a_file_is_the_same_run(tmp_path: Path) -> None:
+    # The files are written in this order: configuration, then cell and checkpoint of each epoch.
+    args = of_strategy("GDAS")
+    whole(tmp_path / "whole", "search", args)
+    faults = [Fault(KILL, at, "write") for at in (5, 2, 3, 5)]
+    interrupted(tmp_path / "broken", "search", args, *faults)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("of", ["validation_step", "score", "on_validation_epoch_end"])
+def test_a_validation_that_is_cut_short_is_done_again(tmp_path: Path, of: str) -> None:
+    args = of_strategy("RandomSearch")
+    whole(tmp_path / "whole", "search", args)
+    ended = interrupted(tmp_path / "broken", "search", args, Fault(TERMINATE, 2, of), Fault(INTERRUPT, 1, of))
+    assert "after the steps of epoch" in ended.out
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+SLURM = {
+    **{f"SLURM_{name}": "1" for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES")},
+    **{f"SLURM_{name}": "0" for name in ("NODEID", "PROCID", "LOCALID")},
+    "SLURM_JOB_NAME": "search",
+    "SLURM_JOB_ID": "4711",
+}
+
+
+def test_the_signal_of_slurm_saves_requeues_and_goes_on(tmp_path: Path) -> None:
+    args, broken, bin = of_strategy("GDAS"), tmp_path / "broken", tmp_path / "bin"
+    whole(tmp_path / "whole", "search", args)
+    bin.mkdir()
+    broken.mkdir()
+    (bin / "scontrol").write_text('#!/bin/sh\necho "$@" > asked\n')  # SLURM itself is not here
+    (bin / "scontrol").chmod(0o755)
+    slurm = {**SLURM, "PATH": f"{bin}:{os.environ['PATH']}"}
+    ended = run(broken, "search", [*args, "--resume"], Fault(USER, 6), environment=slurm)
+    assert ended.status == 128 + USER
+    assert "stopped by SIGUSR1" in ended.err
+    assert (broken / "asked").read_text() == "requeue 4711\n"
+    ended = run(broken, "search", [*args, "--resume"], environment=slurm)
+    assert "after step 2 of epoch 2" in ended.out
+    assert ended.status == 0
+    assert_same_run(tmp_path / "whole", broken)
+
+
+def test_a_run_that_has_ended_tells_its_end_again(tmp_path: Path) -> None:
+    args = of_strategy("GDAS")
+    first, again = (run(tmp_path, "search", [*args, *more]) for more in ([], ["--resume"]))
+    assert (again.status, again.err) == (0, "")
+    assert again.out.splitlines()[0] == "going on with logs/gdas_digits/version_0 after epoch 3"
+    assert again.out[again.out.index("Derived cell") :] == first.out[first.out.index("Derived cell") :]
+
+
+def test_another_command_begins_a_run_of_its_own_and_says_why(tmp_path: Path) -> None:
+    args = [*of_strategy("GDAS"), "--trainer.max_epochs", "1"]
+    run(tmp_path, "search", args)
+    other = run(tmp_path, "search", [*args, "--model.channels", "3", "--resume"])
+    assert other.status == 0
+    assert "in logs/gdas_digits/version_0 --model.channels was 2, now it is 3; this is a new run" in other.out
+    back = run(tmp_path, "search", [*args, "--resume", "--trainer.enable_progress_bar", "false"])
+    assert "going on with logs/gdas_digits/version_0 after epoch 1" in back.out
+
+
+def test_two_processes_do_not_go_on_with_the_same_run(tmp_path: Path) -> None:
+    args = of_strategy("GDAS")
+    run(tmp_path, "search", args, Fault(KILL, 6))
+    folder = tmp_path / "logs" / "gdas_digits" / "version_0"
+    held = runs.lock(folder)
+    assert held is not None
+    ended = run(tmp_path, "search", [*args, "--resume"])
+    assert ended.status == 2
+    assert "another process is at work on logs/gdas_digits/version_0; wait for its end" in ended.err
+    os.close(held)
+    assert run(tmp_path, "search", [*args, "--resume"]).status == 0
+
+
+def test_processes_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    args = [*of_strategy("GDAS"), "--trainer.max_epochs", "1"]
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "logs").symlink_to(tmp_path, target_is_directory=True)
+    started = [start(tmp_path / str(number), "search", args) for number in range(3)]
+    ended = [finish(process, tmp_path / str(number)) for number, process in enumerate(started)]
+    assert [end.status for end in ended] == [0, 0, 0]
+    assert len([*tmp_path.glob("gdas_digits/version_*/genotype.json")]) == 3
+
+
+def test_a_final_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    whole(tmp_path / "whole", "derive", RETRAIN)
+    interrupted(tmp_path / "broken", "derive", RETRAIN, Fault(KILL, 6), Fault(TERMINATE, 2), Fault(TERMINATE, 2))
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    results = []
+    for folder in ("whole", "broken"):
+        (path,) = (tmp_path / folder).glob("logs/*/version_0/result.json")
+        results.append({name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"})
+    assert results[0] == results[1]
