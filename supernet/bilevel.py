@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from supernet.descent import Descent, Tally, right_answers
+from supernet.descent import Descent, Tally, clip, right_answers, take_step
 from supernet.network import Supernet
 from supernet.replay import Recorder
 from supernet.strategies import Batch, SearchStrategy
@@ -72,9 +72,11 @@ class Bilevel:
 
     def arch_step(self, optimizer: Optimizer, train: Batch, val: Batch) -> None:
         """Descend the loss of the strategy with the network as it is."""
+        parameters = list(self.search.parameters())
+        self._right, self._num_images = torch.zeros((), device=self.recorder.device), 0
 
         def cross_entropy(mixture: Tensor, batch: Batch) -> Tensor:
-            return self.loss(mixture, batch, self.tally if batch is val else None)
+            return self.loss(mixture, batch, count=batch is val)
 
         with frozen(self.supernet):
             loss = self.search.arch_loss(cross_entropy, train, val)
@@ -84,22 +86,20 @@ class Bilevel:
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             else:  # the mixture cuts the input off: where every candidate runs, its gradient is zero
-                for parameter in self.search.parameters():
+                for parameter in parameters:
                     parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()
-        self.tally.loss += loss.detach().to(self.tally.loss.device)
-        self.tally.steps += 1
+            take_step(optimizer, self.tally.add(loss, self._right, self._num_images, clip(parameters, None)))
 
-    def loss(self, mixture: Tensor, batch: Batch, tally: Tally | None = None) -> Tensor:
-        """Cross-entropy of the supernet under a mixture, a scalar; its right answers go to the tally."""
+    def loss(self, mixture: Tensor, batch: Batch, *, count: bool = False) -> Tensor:
+        """Cross-entropy of the supernet under a mixture, a scalar; its right answers may count for the step."""
         if self.recorder.make_graph is None or not (torch.is_grad_enabled() and mixture.requires_grad):
             loss, right = self._loss(*batch, mixture)
         else:
             loss, right, slope = self.recorder("arch", self._loss_and_slope, *batch, mixture.detach())
             loss = _KnownSlope.apply(mixture, loss, slope)
-        if tally is not None:
-            tally.right += right
-            tally.images += len(batch[1])
+        if count:
+            self._right += right
+            self._num_images += len(batch[1])
         return loss
 
     def _loss(self, images: Tensor, labels: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Shapes: B images, E edges, O candidate operations, P paths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,20 @@ from supernet.replay import Recorder
 class Seen(NamedTuple):
     """Sums over the steps since the last look."""
 
-    steps: int
     loss: float
+    """Of the good steps: those whose loss and gradient are finite."""
     right: int
+    """Right answers in the good steps."""
     images: int
+    """Images in the good steps."""
+    good_steps: int
+    steps: int
+    first_bad: int
+    """Which of the steps was the first that is not good, from 1; 0 if there was none."""
+    bad_loss: float
+    """Its loss."""
+    bad_norm: float
+    """The norm of its gradient."""
 
 
 class Tally:
@@ -34,22 +45,63 @@ class Tally:
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         wide = torch.promote_types(dtype, torch.float32)
-        self.loss, self.right = (torch.zeros((), dtype=wide, device=device) for _ in range(2))
-        self.steps = self.images = 0  # the host knows these without looking
+        self.sums = torch.zeros(len(Seen._fields), dtype=wide, device=device)
+
+    def add(self, loss: Tensor, right: Tensor, num_images: int, norm: Tensor) -> Tensor:
+        """Count a step.
+
+        Args:
+            loss: of the step, a scalar.
+            right: number of right answers.
+            num_images: among how many.
+            norm: of the gradient.
+
+        Returns:
+            Whether loss and gradient are finite, as a flag on the device.
+        """
+        sums: Any = Seen._make(self.sums.unbind())  # views into it
+        loss, norm = loss.detach().to(sums.loss), norm.detach().to(sums.loss)
+        good = torch.isfinite(loss + norm)
+        sums.loss.add_(torch.where(good, loss, 0))
+        sums.right.add_(torch.where(good, right, 0))
+        sums.images.add_(good, alpha=num_images)
+        sums.good_steps.add_(good)
+        sums.steps.add_(1)
+        first = ~good & (sums.first_bad == 0)
+        for place, value in ((sums.first_bad, sums.steps), (sums.bad_loss, loss), (sums.bad_norm, norm)):
+            place.copy_(torch.where(first, value, place))
+        return good
+
+    def read(self) -> Seen:
+        """The sums so far."""
+        loss, *counts, bad_loss, bad_norm = self.sums.tolist()
+        return Seen._make((loss, *map(int, counts), bad_loss, bad_norm))
 
     def take(self) -> Seen:
         """The sums so far; counting starts again at zero."""
-        loss, right = torch.stack([self.loss, self.right]).tolist()
-        seen = Seen(self.steps, loss, int(right), self.images)
-        self.loss.zero_()
-        self.right.zero_()
-        self.steps = self.images = 0
+        seen = self.read()
+        self.sums.zero_()
         return seen
 
 
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """How many logits, shape (B, classes), are largest at the label, shape (B,); a scalar on the device."""
     return (logits.detach().argmax(dim=1) == labels).sum()
+
+
+class Bad(NamedTuple):
+    """A step whose loss or gradient is not finite."""
+
+    steps_ago: int
+    """0 for the last step."""
+    loss: float
+    norm: float
+    """Of the gradient."""
+
+
+def first_bad(seen: Seen) -> Bad | None:
+    """The first bad step among those seen."""
+    return Bad(seen.steps - seen.first_bad, seen.bad_loss, seen.bad_norm) if seen.first_bad else None
 
 
 class Running:
@@ -61,14 +113,20 @@ class Running:
 
     def __init__(self, tally: Tally) -> None:
         self.tally, self.loss, self.right, self.images = tally, float("nan"), 0, 0
+        self.num_bad = self.num_bad_in_a_row = 0
+        self.bad: Bad | None = None
 
     def look(self) -> bool:
-        """Take the tally; whether there was any step in it."""
+        """Take the tally; whether there was any good step in it."""
         seen = self.tally.take()
+        self.bad = first_bad(seen)
         self.right, self.images = self.right + seen.right, self.images + seen.images
-        if seen.steps:
-            self.loss = seen.loss / seen.steps
-        return seen.steps > 0
+        bad_steps = seen.steps - seen.good_steps
+        self.num_bad += bad_steps
+        self.num_bad_in_a_row = 0 if seen.good_steps else self.num_bad_in_a_row + bad_steps
+        if seen.good_steps:
+            self.loss = seen.loss / seen.good_steps
+        return seen.good_steps > 0
 
     def accuracy(self) -> float | None:
         """Share of right answers since this was asked last, 0 to 1; None if no image was seen."""
@@ -79,22 +137,23 @@ class Running:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and what is not looked at yet."""
-        tally = self.tally
-        pending = {
-            "loss": tally.loss.clone(),
-            "right": tally.right.clone(),
-            "steps": tally.steps,
-            "images": tally.images,
-        }
-        return {"loss": self.loss, "right": self.right, "images": self.images, "pending": pending}
+        return {**{name: getattr(self, name) for name in self._STATE}, "pending": self.tally.sums.clone()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.loss, self.right, self.images = (state_dict[name] for name in ("loss", "right", "images"))
-        pending = state_dict["pending"]
-        self.tally.loss.copy_(pending["loss"])
-        self.tally.right.copy_(pending["right"])
-        self.tally.steps, self.tally.images = pending["steps"], pending["images"]
+        for name in self._STATE:
+            setattr(self, name, state_dict[name])
+        self.tally.sums.copy_(state_dict["pending"])
+
+    _STATE = ("loss", "right", "images", "num_bad", "num_bad_in_a_row")
+
+
+def go_on(tallies: Mapping[str, Tally], states: Mapping[str, dict[str, Any]]) -> dict[str, Running]:
+    """What is told of each tally, from where a checkpoint has left it if there is one."""
+    runnings = {part: Running(tally) for part, tally in tallies.items()}
+    for part, state in states.items():
+        runnings[part].load_state_dict(state)
+    return runnings
 
 
 class Descent:
@@ -116,6 +175,7 @@ class Descent:
         self.rate = torch.zeros((), device=recorder.device)
         if recorder.make_graph is not None:
             use_fused(optimizer)  # only this one reads the learning rate where it lies
+        begin_momentum(optimizer)
 
     def step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> None:
         """One step of the optimizer.
@@ -129,39 +189,62 @@ class Descent:
             self.rate.fill_(self.optimizer.param_groups[0]["lr"])
         paths = [] if mixtures is None else [mixtures]
         self.recorder("descent", self._step, images, labels, *paths)
-        self.tally.steps += 1
-        self.tally.images += len(labels) * (1 if mixtures is None else len(mixtures))
 
     def _step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> tuple[Tensor, ...]:
         self.optimizer.zero_grad()
-        for path in [()] if mixtures is None else [(mixture,) for mixture in mixtures]:
+        total, right = torch.zeros((2,), dtype=self.tally.sums.dtype, device=labels.device).unbind()
+        paths = [()] if mixtures is None else [(mixture,) for mixture in mixtures]
+        for path in paths:
             logits = self.network(images.to(self.parameters[0].dtype), *path)
             loss = F.cross_entropy(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.tally.loss += loss.detach()
-            self.tally.right += right_answers(logits, labels)
+            total += loss.detach()
+            right += right_answers(logits, labels)
         for parameter in self.parameters:
             if parameter.grad is None:  # an operation that did not run keeps its weight decay and its momentum
                 parameter.grad = torch.zeros_like(parameter)
-        if self.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
-        self._descend()
+        norm = clip(self.parameters, self.grad_clip)
+        self._descend(self.tally.add(total, right, len(paths) * len(labels), norm))
         return ()
 
-    def _descend(self) -> None:
-        """Take the step; in a recording the learning rate lies in memory, where a schedule can change it."""
+    def _descend(self, good: Tensor) -> None:
+        """Take a good step; in a recording the learning rate lies in memory, where a schedule can change it."""
         if self.recorder.make_graph is None:
-            self.optimizer.step()
+            take_step(self.optimizer, good)
             return
         (group,) = self.optimizer.param_groups
         rate, group["lr"] = group["lr"], self.rate
         try:
-            self.optimizer.step()
+            take_step(self.optimizer, good)
         finally:
             group["lr"] = rate
+
+
+def clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+    """Scale the gradients down to a largest norm, unless that is None; the norm that they had."""
+    if largest is not None:
+        return nn.utils.clip_grad_norm_(parameters, largest)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def take_step(optimizer: Optimizer, good: Tensor) -> None:
+    """Step if a flag on the device says so; a fused optimizer reads it there, so that the host need not wait."""
+    if optimizer.param_groups[0].get("fused"):
+        optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif good.is_meta or good:  # on "meta" there are operations to count, and no values
+        optimizer.step()
 
 
 def use_fused(optimizer: Optimizer) -> None:
     """Step by one kernel, whatever a checkpoint says that was written elsewhere."""
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, None
+
+
+def begin_momentum(optimizer: Optimizer) -> None:
+    """Begin SGD's momentum at zero, which changes no step: else it began with whatever a skipped first step left."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -1,51 +1,100 @@
-"""Watching a training: stop where going on makes no sense."""
+"""Watching a training: what happens where its numbers are no longer finite."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
+from supernet.descent import Bad, Running, first_bad
 from supernet.errors import SupernetError
+from supernet.files import write_whole
 from supernet.recipe import is_time_to_log
 
+BadStep = Literal["stop", "skip"]
+"""What to do about a step whose loss or gradient is not finite. It is never taken."""
 
-class FiniteLoss(Callback):
-    """Stops at a loss that is not a number, at most one logging interval late, and before a checkpoint is written.
+MOST_IN_A_ROW = 20
+"""Skipped steps after which there is nothing left to wait for."""
+
+
+class FiniteSteps(Callback):
+    """Stops at a step whose loss or gradient is not finite, or counts how many were skipped.
+
+    It looks when the loggers read the losses anyway, since a look makes the device wait: the run stops one logging
+    interval late at most, and names the step. No such step is ever taken, and no checkpoint is written after one.
 
     Args:
-        advice: what to change; the end of the error sentence.
+        advice: what to change; part of the error sentence.
+        bad_step: stop, or skip.
     """
 
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
+    def __init__(self, advice: str, bad_step: BadStep) -> None:
+        self.advice, self.bad_step = advice, bad_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the losses when the loggers read them anyway: in between, a look would make the device wait."""
+        """Look when the loggers do."""
         if not is_time_to_log(trainer):
             return
-        for name, value in trainer.callback_metrics.items():
-            if name.endswith("/loss") and not torch.isfinite(value):
-                raise SupernetError(
-                    f"{name} is {float(value)} at epoch {trainer.current_epoch}, step {batch_idx}: {self.advice};"
-                    " what earlier epochs have saved is intact"
-                )
+        for part, running in watched(pl_module).items():
+            if running.bad is not None and (self.bad_step == "stop" or running.num_bad_in_a_row >= MOST_IN_A_ROW):
+                raise self._error(trainer, part, running.bad, running.num_bad_in_a_row)
+            if self.bad_step == "skip":
+                pl_module.log(f"{part}/skipped_steps", float(running.num_bad))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the parameters."""
         self._check_parameters(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the parameters before they are written."""
+        """Look at everything before it is written."""
+        for part, running in watched(pl_module).items():
+            if self.bad_step == "stop" and (bad := first_bad(running.tally.read())) is not None:
+                raise self._error(trainer, part, bad, 1)
         self._check_parameters(trainer, pl_module)
+
+    def _error(self, trainer: Trainer, part: str, bad: Bad, in_a_row: int) -> SupernetError:
+        batch = trainer.fit_loop.batch_idx - bad.steps_ago
+        listed = self._list_images(trainer, batch)
+        rows = f", the first of {in_a_row} such steps in a row" if in_a_row >= MOST_IN_A_ROW else ""
+        return SupernetError(
+            f"a step is not finite: {part}/loss is {bad.loss:.6g} and the norm of its gradient {bad.norm:.6g} at epoch"
+            f" {trainer.current_epoch}, step {batch}{rows}: {self.advice};{listed} {_saved(trainer)}"
+        )
+
+    def _list_images(self, trainer: Trainer, batch: int) -> str:
+        """Write down which images the step had, if the data can say; part of the error sentence."""
+        numbers_of = getattr(getattr(trainer, "datamodule", None), "image_numbers", None)
+        if numbers_of is None:
+            return ""
+        path = Path(trainer.default_root_dir) / "bad_step.json"
+        if trainer.is_global_zero:
+            step = {"epoch": trainer.current_epoch, "step": batch, "images": numbers_of(trainer.current_epoch, batch)}
+            write_whole(path, (json.dumps(step) + "\n").encode())
+        return f" its images are listed in {path};"
 
     def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
         finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()])
         if not finite.all():
             raise SupernetError(
-                f"a parameter is not finite in epoch {trainer.current_epoch}: {self.advice};"
-                " what was saved before is intact"
+                f"a parameter is not finite in epoch {trainer.current_epoch}: {self.advice}; {_saved(trainer)}"
             )
+
+
+def watched(module: nn.Module) -> Mapping[str, Running]:
+    """The steps that a module counts, by part."""
+    running: Mapping[str, Running] = getattr(module, "running", {})
+    return running
+
+
+def _saved(trainer: Trainer) -> str:
+    keeper = trainer.checkpoint_callback
+    path: Path | None = getattr(keeper, "path", None)
+    return f"the last good checkpoint is {path}" if path and path.is_file() else "nothing was saved before"

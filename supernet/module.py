@@ -15,10 +15,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
 from supernet.cost import Cost, cost
-from supernet.descent import Running, right_answers
+from supernet.descent import Running, go_on, right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.health import FiniteLoss
+from supernet.health import BadStep, FiniteSteps
 from supernet.network import Supernet, check_image_size
 from supernet.recipe import (
     check_fraction,
@@ -61,6 +61,7 @@ class SearchModule(LightningModule):
         arch_betas: decay of Adam's two moments.
         arch_weight_decay: weight decay of the architecture.
         score_images: validation images on which derived cells are compared with shared parameters.
+        bad_step: at a step whose loss or gradient is not finite, stop the search, or skip the step and count it.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
         compile: fuse the cells by ``torch.compile``; pays for long searches only, and takes minutes on a CPU.
     """
@@ -82,6 +83,7 @@ class SearchModule(LightningModule):
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
+        bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
         compile: bool = False,
     ) -> None:
@@ -134,9 +136,10 @@ class SearchModule(LightningModule):
         return optimizers, [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Stop when a loss is no longer a number."""
+        """Stop at a bad step, or skip it."""
         rates = {name: self.hparams[name] for name in ("network_lr", "arch_lr", "grad_clip")}
-        return [FiniteLoss(f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}")]
+        advice = f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}"
+        return [FiniteSteps(advice, self.hparams["bad_step"])]
 
     def setup(self, stage: str) -> None:
         """Forget what was recorded in a run that failed: it knows the parameters by where they lay."""
@@ -158,9 +161,7 @@ class SearchModule(LightningModule):
             self.recorder,
             self.hparams["grad_clip"],
         )
-        self.running = {"arch": Running(self.bilevel.tally), "network": Running(self.bilevel.descent.tally)}
-        for part, seen in self._seen.items():
-            self.running[part].load_state_dict(seen)
+        self.running = go_on({"arch": self.bilevel.tally, "network": self.bilevel.descent.tally}, self._seen)
         if self.trainer.fit_loop.restarted_mid_epoch:  # the trainer calls no hook for an epoch that has begun
             self.on_train_epoch_start()
 

@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from supernet.descent import Descent, Running
+from supernet.descent import Descent, Running, go_on
 from supernet.files import write_whole
 from supernet.genotype import Genotype
-from supernet.health import FiniteLoss
+from supernet.health import BadStep, FiniteSteps
 from supernet.network import Network
 from supernet.recipe import (
     check_fraction,
@@ -46,6 +46,7 @@ class RetrainModule(LightningModule):
         lr: first learning rate; falls to 0 by a cosine, epoch by epoch.
         momentum: momentum.
         weight_decay: weight decay.
+        bad_step: at a step whose loss or gradient is not finite, stop the training, or skip the step and count it.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
     """
 
@@ -59,6 +60,7 @@ class RetrainModule(LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
     ) -> None:
         super().__init__()
@@ -68,8 +70,8 @@ class RetrainModule(LightningModule):
         check_fraction(momentum=momentum)
         check_not_negative(weight_decay=weight_decay)
         self.image_shape = image_shape
-        self.running: Running | None = None
-        self._seen: dict[str, Any] | None = None
+        self.running: dict[str, Running] = {}
+        self._seen: dict[str, Any] = {}
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -80,8 +82,8 @@ class RetrainModule(LightningModule):
         return [optimizer], [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Stop when the loss is no longer a number."""
-        return [FiniteLoss(f"lower --model.lr (now {self.hparams['lr']})")]
+        """Stop at a bad step, or skip it."""
+        return [FiniteSteps(f"lower --model.lr (now {self.hparams['lr']})", self.hparams["bad_step"])]
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
@@ -91,18 +93,15 @@ class RetrainModule(LightningModule):
         """Get the step ready."""
         (optimizer,) = self.trainer.optimizers
         self.descent = Descent(self.network, optimizer, recorder(self.device, self.hparams["cuda_graphs"]))
-        self.running = Running(self.descent.tally)
-        if self._seen is not None:
-            self.running.load_state_dict(self._seen)
+        self.running = go_on({"train": self.descent.tally}, self._seen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the sums of the epoch at hand."""
-        if self.running is not None:
-            checkpoint["running"] = self.running.state_dict()
+        checkpoint["running"] = {part: running.state_dict() for part, running in self.running.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with them."""
-        self._seen = checkpoint.get("running")
+        self._seen = checkpoint.get("running", {})
 
     def on_train_end(self) -> None:
         """Let go of the recordings: they hold memory, and know the parameters by where they lie."""
@@ -117,15 +116,13 @@ class RetrainModule(LightningModule):
         """One step down the cross-entropy of a batch."""
         self.descent.step(*batch)
         count_steps(self.trainer, 1)
-        assert self.running is not None
-        if is_time_to_log(self.trainer) and self.running.look():
+        if is_time_to_log(self.trainer) and self.running["train"].look():
             # On the host: Lightning reads what the progress bar shows after every batch.
-            self.log("train/loss", torch.tensor(self.running.loss), prog_bar=True)
+            self.log("train/loss", torch.tensor(self.running["train"].loss), prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         """Log accuracy and learning rate of this epoch, and advance the schedule."""
-        assert self.running is not None
-        if (accuracy := self.running.accuracy()) is not None:
+        if (accuracy := self.running["train"].accuracy()) is not None:
             self.log("train/accuracy", accuracy, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         schedule = self.lr_schedulers()

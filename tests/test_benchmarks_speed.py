@@ -22,7 +22,7 @@ from benchmarks.measure import Sample, StepCount, in_turns, loop
 from benchmarks.textbook import textbook_of, textbook_optimizers, textbook_step
 from benchmarks.ways import MEAN, STD, STRATEGIES, Setting
 from supernet.bilevel import Bilevel
-from supernet.descent import Descent
+from supernet.descent import Descent, Tally
 from supernet.genotype import Genotype
 from supernet.network import Network, Supernet
 from supernet.replay import Recorder
@@ -195,15 +195,15 @@ def test_the_textbook_and_ours_search_alike() -> None:
     sgd = SGD(supernet.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True)
     adam = Adam(ours.parameters(), 3e-4, (0.5, 0.999), weight_decay=1e-3)
     bilevel = Bilevel(supernet, ours, sgd, adam, Recorder(HOST), grad_clip=5.0)
-    bilevel.tally.loss, bilevel.descent.tally.loss = torch.zeros(2, dtype=torch.float64).unbind()
+    bilevel.tally, bilevel.descent.tally = Tally(HOST, torch.float64), Tally(HOST, torch.float64)
     seen: list[float] = []
     data = batches(8)
     for step in range(20):
         train, val = data[step % 5], data[5 + step % 3]
         textbook_step(textbook, theirs, *optimizers, train, val, read=lambda loss: seen.append(loss.item()))
         bilevel.step(train, val)
-        assert float(bilevel.tally.loss) == pytest.approx(sum(seen[::2]), abs=1e-9)
-        assert float(bilevel.descent.tally.loss) == pytest.approx(sum(seen[1::2]), abs=1e-9)
+        assert bilevel.tally.read().loss == pytest.approx(sum(seen[::2]), abs=1e-9)
+        assert bilevel.descent.tally.read().loss == pytest.approx(sum(seen[1::2]), abs=1e-9)
     assert len(seen) == 40
     assert seen[-1] < 0.9 * seen[1]  # it has learned: the steps are steps
     torch.testing.assert_close(theirs.logits, ours.logits, rtol=0, atol=1e-9)
@@ -226,14 +226,14 @@ def test_the_textbook_and_ours_train_a_cell_alike(genotype: Genotype) -> None:
     textbook.load_state_dict(network.state_dict())
     sgd = SGD(network.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
     descent, optimizer = Descent(network, sgd, Recorder(HOST)), retrain_ways.textbook_sgd(textbook)
-    descent.tally.loss = torch.zeros((), dtype=torch.float64)
+    descent.tally = Tally(HOST, torch.float64)
     seen: list[float] = []
     data = batches(5)
     for step in range(20):
         batch = data[step % 5]
         retrain_ways.textbook_step(textbook, optimizer, batch, read=lambda loss: seen.append(loss.item()))
         descent.step(*batch)
-        assert float(descent.tally.loss) == pytest.approx(sum(seen), abs=1e-9)
+        assert descent.tally.read().loss == pytest.approx(sum(seen), abs=1e-9)
     assert seen[-1] != seen[0]
     images = data[0][0]
     for training in (True, False):  # running statistics, too

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import SGD, Adam
 
 import supernet.network
 from supernet.bilevel import Bilevel
-from supernet.descent import Descent, Running, Seen, Tally
+from supernet.descent import Descent, Running, Seen, Tally, use_fused
 from supernet.genotype import Genotype
 from supernet.mixed import Plan, make_plan
 from supernet.network import Network, Supernet
-from supernet.replay import WARM_UP, Recorder
+from supernet.replay import WARM_UP, Graph, Recorder
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
 from tests.soft_graph import SoftGraph
@@ -134,22 +137,89 @@ def test_the_tally_holds_losses_and_right_answers_of_all_steps() -> None:
     seen = bilevel.tally.take()
     assert seen.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, val[1])))
     assert (seen.steps, seen.right, seen.images) == (1, int((logits.argmax(1) == val[1]).sum()), 6)
-    assert bilevel.tally.take() == Seen(0, 0.0, 0, 0)
+    assert bilevel.tally.take() == Seen(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_running_means_are_of_the_steps_between_two_looks_and_accuracies_of_all() -> None:
     tally = Tally(HOST)
     running = Running(tally)
     assert not running.look()
+    norm = torch.ones(())
     for losses, right in (([1.0, 3.0], 3), ([5.0], 2)):
         for loss in losses:
-            tally.loss += loss
-            tally.steps += 1
-        tally.right += right
-        tally.images += 4
+            tally.add(torch.tensor(loss), torch.tensor(right / len(losses)), 4 // len(losses), norm)
         assert running.look()
-    tally.right += 1
-    tally.images += 2
+    tally.add(torch.tensor(5.0), torch.tensor(1), 2, norm)
     assert running.loss == 5.0
     assert running.accuracy() == 6 / 10  # it looks itself: a run can stop between two looks
     assert running.accuracy() is None
+
+
+BAD = float("nan"), float("inf"), float("-inf")
+
+
+@given(
+    losses=st.lists(st.sampled_from([*BAD, 1.0, 2.0]), max_size=8),
+    norms=st.lists(st.sampled_from([*BAD[:2], 1.0]), min_size=8, max_size=8),
+)
+def test_a_step_that_is_not_finite_counts_as_nothing_else(losses: list[float], norms: list[float]) -> None:
+    tally, good = Tally(HOST), []
+    for loss, norm in zip(losses, norms, strict=False):
+        good.append(bool(tally.add(torch.tensor(loss), torch.tensor(3), 5, torch.tensor(norm))))
+    assert good == [math.isfinite(loss) and math.isfinite(norm) for loss, norm in zip(losses, norms, strict=False)]
+    running = Running(tally)
+    assert running.look() == any(good)
+    assert (running.right, running.images) == (3 * sum(good), 5 * sum(good))
+    assert running.num_bad == len(good) - sum(good)
+    if any(good):
+        assert running.loss == sum(loss for loss, is_good in zip(losses, good, strict=True) if is_good) / sum(good)
+    if all(good):
+        assert running.bad is None
+    else:
+        first = good.index(False)
+        assert running.bad is not None
+        assert running.bad.steps_ago == len(good) - 1 - first
+        found = torch.tensor([running.bad.loss, running.bad.norm])
+        torch.testing.assert_close(found, torch.tensor([losses[first], norms[first]]), equal_nan=True)
+    assert running.num_bad_in_a_row == (0 if any(good) else len(good))
+
+
+class Poisoned(DARTS):
+    """Its architecture loss is not a number in some steps."""
+
+    step, poison = 0, (0, 3)
+
+    def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
+        bad = float("nan") if self.step in self.poison else 1.0
+        self.step += 1
+        return loss(self(), val) * bad
+
+
+@pytest.mark.parametrize("graph", [None, SoftGraph], ids=["host", "fused"])
+def test_a_bad_step_is_as_if_it_had_not_been(
+    graph: Callable[[], Graph] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first step of all is one of them: an optimizer has no state then.
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    poisoned, clean = make(Poisoned, Recorder(HOST, graph)), make(Poisoned, Recorder(HOST, graph))
+    clean.search.poison = ()  # type: ignore[assignment]
+    if graph is not None:
+        for bilevel in (poisoned, clean):
+            assert bilevel.arch_optimizer is not None
+            use_fused(bilevel.arch_optimizer)
+    bad = torch.full((6, 1, 8, 8), float("nan")), batch(0)[1]
+    for step in range(8):
+        train, val = batch(2 * step), batch(2 * step + 1)
+        poisoned.arch_step(poisoned.arch_optimizer, train, val)  # type: ignore[arg-type]
+        if step not in Poisoned.poison:
+            clean.arch_step(clean.arch_optimizer, train, val)  # type: ignore[arg-type]
+        for images in [bad, train] if step in (0, 4, 5) else [train]:
+            poisoned.descent.step(*images, poisoned.search()[None].detach())
+        clean.descent.step(*train, clean.search()[None].detach())
+    for ours, theirs in zip(poisoned.supernet.parameters(), clean.supernet.parameters(), strict=True):
+        assert ours.equal(theirs)
+    for ours, theirs in zip(poisoned.search.parameters(), clean.search.parameters(), strict=True):
+        assert ours.equal(theirs)
+    seen = poisoned.descent.tally.take()
+    assert (seen.steps, seen.good_steps, seen.first_bad) == (11, 8, 1)
+    assert (poisoned.tally.take().good_steps, clean.tally.take().good_steps) == (6, 6)

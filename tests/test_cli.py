@@ -325,7 +325,7 @@ def test_a_loss_that_breaks_later_leaves_the_earlier_epochs_intact(here: Path) -
     (here / "late_strategy.py").write_text(STRATEGY)
     breaking = ["--model.search", "late_strategy.Sigmoid", "--model.search.break_in", "1"]
     result = run(search, *TINY, *breaking, "--trainer.max_epochs", "3")
-    assert re.search(r"arch/loss is (inf|nan) at epoch 1", sentence(result))
+    assert re.search(r"arch/loss is (inf|nan) .* at epoch 1", sentence(result))
     (checkpoint,) = here.rglob("*.ckpt")
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 0
     assert run(derive, str(checkpoint), "--no_retrain", *NETWORK).status == 0

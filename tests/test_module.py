@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ import supernet.network
 import supernet.recipe
 from supernet.bilevel import frozen
 from supernet.callbacks import GenotypeExport
-from supernet.data import SearchData
+from supernet.data import SearchData, halves
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.keep import LastCheckpoint
 from supernet.mixed import MixedCell
 from supernet.module import CHECKPOINT_KEY, SearchModule
 from supernet.network import Supernet
@@ -272,7 +274,7 @@ def test_an_interrupted_search_goes_on_at_the_next_epoch(tmp_path: Path) -> None
 def test_a_loss_that_is_not_finite_stops_with_a_sentence_before_the_epoch_is_saved(tmp_path: Path) -> None:
     module, data = make(DARTS(), network_lr=1e30)
     trainer = make_trainer(tmp_path, max_epochs=3)
-    with pytest.raises(SupernetError, match=r"loss is nan at epoch 0, step \d+: lower one of --model.network_lr"):
+    with pytest.raises(SupernetError, match=r"loss is nan .* at epoch 0, step \d+: lower one of --model.network_lr"):
         trainer.fit(module, datamodule=data)
 
 
@@ -282,8 +284,71 @@ def test_an_arch_loss_that_is_not_finite_stops_too(tmp_path: Path) -> None:
             return loss(self(), val) / 0
 
     module, data = make(Broken())
-    with pytest.raises(SupernetError, match=r"arch/loss is (inf|nan) at epoch 0"):
+    with pytest.raises(SupernetError, match=r"arch/loss is (inf|nan) .* at epoch 0"):
         make_trainer(tmp_path).fit(module, datamodule=data)
+
+
+class PoisonedData(SearchData):
+    """One image of each epoch is not a number: the one that the second training batch begins with."""
+
+    def train_dataloader(self) -> Any:
+        loaders = super().train_dataloader()
+        images = self.image_numbers(1, 1)["train"]
+        position = halves(1438)[0].index(images[0])
+        whole, prepare = self.sets["train"].images, loaders.iterables["train"].prepare
+
+        def poison(images: Tensor, draws: Tensor) -> Tensor:
+            prepared: Tensor = prepare(images, draws)
+            bad = (images == whole[position]).all(dim=(1, 2, 3))
+            return torch.where(bad[:, None, None, None], torch.nan, prepared)
+
+        loaders.iterables["train"].prepare = poison
+        return loaders
+
+
+def test_the_images_of_a_bad_step_can_be_found_again(tmp_path: Path) -> None:
+    seed_everything(0)
+    module, _ = make(DARTS())
+    data = PoisonedData(batch_size=64)
+    everything, _ = data.data_set.load(Path(), False)
+    keep = LastCheckpoint()
+    trainer = make_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[keep], log_every_n_steps=4)
+    with pytest.raises(SupernetError) as stopped:
+        trainer.fit(module, datamodule=data)
+    told = json.loads((tmp_path / "bad_step.json").read_text())
+    assert f"at epoch {told['epoch']}, step {told['step']}: lower" in str(stopped.value)
+    assert "a step is not finite: network/loss is nan and the norm of its gradient nan" in str(stopped.value)
+    positions = [halves(1438)[0].index(number) for number in told["images"]["train"]]
+    poisoned = halves(1438)[0].index(data.image_numbers(1, 1)["train"][0])
+    assert poisoned in positions
+    # The images with these numbers are the images of that batch.
+    loaders = data.train_dataloader()
+    loader = loaders.iterables["train"]
+    loader.sampler.set_epoch(told["epoch"])
+    loader.prepare = lambda images, draws: images
+    served = [batch for batch, _ in loader][told["step"]]
+    assert served.equal(everything.images[torch.tensor(told["images"]["train"])])
+    if told["epoch"]:
+        assert f"the last good checkpoint is {keep.path}" in str(stopped.value)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())  # the step was not taken
+
+
+def test_bad_steps_are_skipped_counted_and_logged_by_option(tmp_path: Path) -> None:
+    seed_everything(0)
+    module, _ = make(DARTS(), bad_step="skip")
+    trainer = make_trainer(tmp_path, max_epochs=4)
+    trainer.fit(module, datamodule=PoisonedData(batch_size=64))
+    metrics = trainer.callback_metrics
+    assert 3 <= metrics["network/skipped_steps"] <= 4  # the image is left out of an epoch with its incomplete batch
+    assert metrics["arch/skipped_steps"] == 0
+    assert metrics["network/loss"].isfinite()
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_a_search_that_skips_every_step_stops_too(tmp_path: Path) -> None:
+    module, data = make(DARTS(), bad_step="skip", network_lr=1e30)
+    with pytest.raises(SupernetError, match=r"arch/loss is nan .* the first of 2\d such steps in a row: lower one of"):
+        make_trainer(tmp_path, max_epochs=9, log_every_n_steps=5).fit(module, datamodule=data)
 
 
 def test_a_size_that_cannot_work_is_refused_before_anything_runs() -> None:

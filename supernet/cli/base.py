@@ -100,6 +100,8 @@ class CommandLine(LightningCLI):
         callbacks: callbacks that every run has.
     """
 
+    _lock: int | None = None
+
     def __init__(
         self,
         model_class: type[LightningModule],

@@ -133,6 +133,16 @@ class ImageData(LightningDataModule, ABC):
         order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
         return Batches(images, order, self.draw, self.augment, self._device(), share)
 
+    def image_numbers(self, epoch: int, batch: int) -> dict[str, list[int]]:
+        """Which of the published training images a training batch holds, counted from 0; by the set they belong to."""
+        return {"train": self._positions("train", 0, epoch, batch)}
+
+    def _positions(self, name: str, stream: int, epoch: int, batch: int) -> list[int]:
+        order = IndexBatches(len(self.sets[name].labels), self.batch_size, self.seed * 2 + stream)
+        order.set_epoch(epoch)
+        positions: list[int] = list(order)[batch % len(order)].tolist()
+        return positions
+
     def in_order(self, name: str) -> Batches:
         """Evaluation batches of a set: every image once, the same batches every time."""
         images = self.sets[name]
@@ -162,6 +172,14 @@ class SearchData(ImageData):
         """The two `halves` of the training images."""
         network, architecture = halves(len(train.labels))
         return {"train": train.subset(network), "val": train.subset(architecture)}
+
+    def image_numbers(self, epoch: int, batch: int) -> dict[str, list[int]]:
+        """Which of the published training images a training batch holds, counted from 0; by half."""
+        parts = halves(sum(len(images.labels) for images in self.sets.values()))
+        return {
+            name: [part[position] for position in self._positions(name, stream, epoch, batch)]
+            for stream, (name, part) in enumerate(zip(("train", "val"), parts, strict=True))
+        }
 
     def train_dataloader(self) -> CombinedLoader:
         """One batch of each half in every step; the longer half sets the number of steps."""
