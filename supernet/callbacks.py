@@ -58,12 +58,16 @@ class GenotypeExport(Callback):
 class SearchPictures(Callback):
     """Sends TensorBoard what the losses do not show: probabilities, entropy, the derived cell and its cost.
 
+    Pictures are large, so a long run shows some of its epochs, evenly, and always its last.
+
     Args:
         max_heat_maps: how many heat maps a run keeps at most; each shows the whole time up to its epoch.
+        max_cells: how many drawings of a cell.
+        max_columns: how many epochs a heat map shows at most.
     """
 
-    def __init__(self, max_heat_maps: int = 20) -> None:
-        self.max_heat_maps = max_heat_maps
+    def __init__(self, max_heat_maps: int = 20, max_cells: int = 100, max_columns: int = 500) -> None:
+        self.max_heat_maps, self.max_cells, self.max_columns = max_heat_maps, max_cells, max_columns
         self.epochs: list[int] = []
         self.history: list[NDArray[np.float32]] = []
 
@@ -110,22 +114,19 @@ class SearchPictures(Callback):
             for op, value in zip(space.ops, row, strict=True):
                 scalars[f"edge_{source}_to_{target}/{op}"] = value
         logger.log_metrics(scalars, step=step)
-        if self.epochs[-1:] != [trainer.current_epoch]:  # a validation that was cut short is done again
+        again = self.epochs[-1:] == [trainer.current_epoch]  # a validation that was cut short
+        if is_shown(trainer, self.max_columns) and not again:
             self.epochs.append(trainer.current_epoch)
             self.history.append(probabilities.numpy())
-        logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype), step)
-        if self._is_time_for_a_map(trainer):
+        if is_shown(trainer, self.max_cells):
+            logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype), step)
+        if is_shown(trainer, self.max_heat_maps):
             logger.experiment.add_figure("arch/probabilities", heat_map(self.history, self.epochs, space), step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the last epoch, show the cell that was derived without a validation."""
         if trainer.current_epoch + 1 == trainer.max_epochs and self.epochs[-1:] != [trainer.current_epoch]:
             self.on_validation_end(trainer, pl_module)
-
-    def _is_time_for_a_map(self, trainer: Trainer) -> bool:
-        epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch or 1
-        stride = -(-epochs // (every * self.max_heat_maps))
-        return len(self.history) % stride == 0 or trainer.current_epoch + every >= epochs
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the table of hyperparameters with the last accuracies."""
@@ -137,12 +138,19 @@ class SearchPictures(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The probabilities so far: the heat map of a resumed run shows the whole time."""
-        return {"epochs": self.epochs, "history": [torch.from_numpy(moment) for moment in self.history]}
+        return {"epochs": self.epochs, "history": torch.from_numpy(np.array(self.history, dtype=np.float32))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.epochs = list(state_dict["epochs"])
-        self.history = [moment.numpy() for moment in state_dict["history"]]
+        self.history = list(state_dict["history"].numpy())
+
+
+def is_shown(trainer: Trainer, most: int) -> bool:
+    """Whether the validation of this epoch is one of the ``most`` that are shown of a run."""
+    epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch or 1
+    stride = -(-epochs // (every * most))
+    return (trainer.current_epoch // every + 1) % stride == 0 or trainer.current_epoch + every >= epochs
 
 
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,8 @@ class Fault(NamedTuple):
     at: int
     """At which call, counted in this process from 1."""
     of: str = "training_step"
-    """Of what: a method of the modules, which has done its work when it happens; or "write", half done."""
+    """Of what: a method of the modules, which has done its work when it happens; or "write", half done; or "byte", of
+    any file, at which the file system refuses to write more."""
     minutes: float = 10.0
     """Between two saves in an epoch."""
 
@@ -103,6 +105,9 @@ def _hit(fault: Fault) -> None:
             os.ftruncate(handle, os.fstat(handle).st_size // 2)
             os.kill(os.getpid(), fault.signal)
 
+    if fault.of == "byte":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, fault.at))
+        return
     if fault.of == "write":
         setattr(os, "fsync", fsync)  # noqa: B010  another type
         return

@@ -8,6 +8,7 @@ from torch import nn
 
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.mixed import MixedCell
 from supernet.network import Network, Supernet
 from supernet.space import CellSpace
 
@@ -116,3 +117,20 @@ def test_images_that_the_reductions_do_not_divide_are_refused(size: tuple[int, i
         Network(Genotype.from_index(0), 2, 1)(torch.randn(2, 3, *size))
     with pytest.raises(SupernetError, match="multiples of 4"):
         Supernet(None, 2, 1)(torch.randn(2, 3, *size), torch.rand(6, 5))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_the_zero_operation_lets_no_nan_through(poison: float) -> None:
+    # Node 1 is fed by a convolution that has gone wrong, and feeds nothing.
+    cell = Genotype.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|none~1|+|skip_connect~0|none~1|avg_pool_3x3~2|")
+    torch.manual_seed(0)
+    supernet, images = Supernet(channels=3, num_cells=1), torch.randn(4, 3, 8, 8)
+    network = supernet.inherit(cell).train()
+    clean = network(images), supernet(images, supernet.one_hot(cell))
+    with torch.no_grad():
+        for mixed, found in zip(supernet.blocks, network.blocks, strict=True):
+            if isinstance(mixed, MixedCell):
+                mixed.edge_weight("nor_conv_3x3", 1, 0).fill_(poison)
+                found.get_parameter("edges.1<-0.1.weight").fill_(poison)
+    assert network(images).equal(clean[0])
+    assert supernet(images, supernet.one_hot(cell)).equal(clean[1])

@@ -6,6 +6,9 @@ import inspect
 import json
 import os
 import random
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,44 @@ def test_a_validation_that_is_cut_short_is_done_again(tmp_path: Path, of: str) -
     ended = interrupted(tmp_path / "broken", "search", args, Fault(TERMINATE, 2, of), Fault(INTERRUPT, 1, of))
     assert "after the steps of epoch" in ended.out
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_file_that_may_not_grow_ends_a_run_with_the_last_state_kept(tmp_path: Path) -> None:
+    # A checkpoint has about 105 kB; what TensorBoard reads passes 120 kB in the second epoch.
+    args, broken = of_strategy("GDAS"), tmp_path / "broken"
+    whole(tmp_path / "whole", "search", args)
+    broken.mkdir()
+    ended = run(broken, "search", args, Fault(0, 120_000, "byte"))
+    assert ended.status == 2
+    assert re.search(r"^error: the disk is full .* with --resume; it goes on from .*\n\Z", ended.err), ended.err
+    assert run(broken, "search", [*args, "--resume"]).status == 0
+    assert differences(last(tmp_path / "whole"), last(broken)) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_a_run_with_one_sentence_and_the_last_state_kept(tiny_disk: Path) -> None:
+    # The folder where output goes lies elsewhere.
+    args = [*of_strategy("GDAS"), "--trainer.max_epochs", "30", "--trainer.default_root_dir", str(tiny_disk)]
+    ended = run(tiny_disk.parent, "search", args)
+    assert ended.status == 2
+    assert re.search(r"^error: .*No space left on device.* with --resume.*\n\Z", ended.err), ended.err
+    (path,) = tiny_disk.rglob("last.ckpt")
+    kept = torch.load(path, weights_only=True)
+    assert kept["epoch"] >= 1
+    assert not [path for path in tiny_disk.rglob(".*.*") if path.name != ".lock"]
+    ended = run(tiny_disk.parent, "search", [*args, "--resume"])  # as full as before
+    assert ended.status == 2
+    assert torch.load(path, weights_only=True)["epoch"] == kept["epoch"]
 
 
 SLURM = {

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -283,10 +284,20 @@ def quiet_libraries() -> Iterator[None]:
     """Keep Lightning's tips to itself, and warnings about things that are meant to be as they are."""
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    said, threading.excepthook = threading.excepthook, _say_unless_said_again
     with warnings.catch_warnings():
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        yield
+        try:
+            yield
+        finally:
+            threading.excepthook = said
+
+
+def _say_unless_said_again(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands what stopped it on to the next one who logs, who says it in one sentence."""
+    if type(args.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(args)
 
 
 def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
