@@ -111,6 +111,14 @@ def test_every_strategy_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
     assert json.loads(kept[0].read_text()) == json.loads(kept[1].read_text())
 
 
+@pytest.mark.parametrize("deterministic", [[], ["--trainer.deterministic", "true"]], ids=["plain", "deterministic"])
+def test_the_same_command_computes_the_same_in_every_bit(tmp_path: Path, deterministic: list[str]) -> None:
+    args = [*of_strategy("DARTS"), "--trainer.max_epochs", "2", *deterministic]
+    for folder in ("one", "other"):
+        whole(tmp_path / folder, "search", args)
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
 def test_a_run_killed_at_random_steps_between_many_saves_is_the_same_run(tmp_path: Path) -> None:
     args, rng = of_strategy("GDAS"), random.Random(0)
     whole(tmp_path / "whole", "search", args)
