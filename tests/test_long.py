@@ -19,7 +19,7 @@ def resident_mb(pid: int) -> float:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def test_two_thousand_epochs_need_what_five_hundred_need(tmp_path: Path) -> None:
+def test_two_thousand_epochs_need_what_one_thousand_need(tmp_path: Path) -> None:
     # One batch and one validation batch an epoch: what grows from epoch to epoch grows fast.
     one = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     process = start(tmp_path, "search", [*of_strategy("GDAS"), *one, "--trainer.max_epochs", "2000"])
@@ -38,8 +38,9 @@ def test_two_thousand_epochs_need_what_five_hundred_need(tmp_path: Path) -> None
     print("epochs, resident MB, open files, TensorBoard MB, checkpoint kB")
     for epoch, row in rows.items():
         print(epoch, *(round(value, 2) for value in row))
-    early, late = rows[500], rows[max(rows)]
-    assert late[0] < early[0] + 30
-    assert late[1] <= early[1] + 1
-    assert late[2] < 25  # scalars of every epoch, pictures of some
-    assert late[3] < early[3] + 100
+    # Libraries fill their caches in the first hundreds of epochs.
+    early, late = rows[1000], rows[max(rows)]
+    assert late[0] < early[0] + 15
+    assert late[1] == early[1]
+    assert late[2] < 15  # scalars of every epoch, pictures of some
+    assert late[3] < early[3] + 50
