@@ -95,6 +95,6 @@ def watched(module: nn.Module) -> Mapping[str, Running]:
 
 
 def _saved(trainer: Trainer) -> str:
-    keeper = trainer.checkpoint_callback
-    path: Path | None = getattr(keeper, "path", None)
-    return f"the last good checkpoint is {path}" if path and path.is_file() else "nothing was saved before"
+    paths = [getattr(keeper, "path", None) for keeper in trainer.checkpoint_callbacks]
+    kept = [path for path in paths if isinstance(path, Path) and path.is_file()]
+    return f"the last good checkpoint is {kept[0]}" if kept else "nothing was saved before"

@@ -86,6 +86,8 @@ class LastCheckpoint(Checkpoint):
         if self._asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
+        if number == signal.SIGINT:
+            os.write(2, b"stopping after this step; press Ctrl-C again to stop without saving\n")
         if self._trainer.validating:  # which changes nothing that has to be kept, and may take long
             raise Stopped(number)
 
