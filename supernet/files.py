@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from supernet.errors import SupernetError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says when no more can be written."""
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -26,9 +30,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(target)
     except OSError as error:
+        remedy = ": make room, then repeat the command with --resume" if error.errno in FULL else ""
         raise SupernetError(
-            f"cannot write {target}: {error.strerror or error}; what was there before is intact, and nothing is lost:"
-            " make room, then repeat the command with --resume"
+            f"cannot write {target} ({error.strerror or error}); what was there before is intact{remedy}"
         ) from error
     finally:
         remove_quietly(beside)

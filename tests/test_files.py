@@ -45,10 +45,10 @@ def test_what_was_written_is_what_is_read(
 
 def test_a_file_that_cannot_be_written_is_one_sentence_and_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("x")
-    with pytest.raises(SupernetError, match=r"cannot write .*occupied/file: .* what was there before is intact"):
+    with pytest.raises(SupernetError, match=r"cannot write .*occupied/file \(.*; what was there before is intact$"):
         write_whole(tmp_path / "occupied" / "file", b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SupernetError, match=r"cannot write .*folder: "):
+    with pytest.raises(SupernetError, match=r"cannot write .*folder \(Is a directory"):
         write_whole(tmp_path / "folder", b"")
     assert sorted(os.listdir(tmp_path)) == ["folder", "occupied"]
 

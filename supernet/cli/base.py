@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
 import os
@@ -29,7 +28,7 @@ from supernet.callbacks import EpochLines
 from supernet.cli import runs
 from supernet.cli.checkpoint import load_checkpoint, progress
 from supernet.errors import SupernetError, guess, nearest
-from supernet.files import remove_leftovers, write_whole
+from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
 from supernet.keep import LastCheckpoint, Stopped
 from supernet.plot import sketch_cell
@@ -226,7 +225,7 @@ class CommandLine(LightningCLI):
             number = signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT
             raise Interrupted(self.kept(), number) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in FULL:
                 raise
             raise SupernetError(
                 f"the disk is full ({error.strerror}): make room, then repeat the command with --resume;"
