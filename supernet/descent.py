@@ -5,7 +5,7 @@ Shapes: B images, E edges, O candidate operations, P paths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from supernet.ranks import average, world_size
 from supernet.replay import Recorder
 
 
@@ -203,8 +204,9 @@ class Descent:
         for parameter in self.parameters:
             if parameter.grad is None:  # an operation that did not run keeps its weight decay and its momentum
                 parameter.grad = torch.zeros_like(parameter)
+        pool(self.parameters, total, right)
         norm = clip(self.parameters, self.grad_clip)
-        self._descend(self.tally.add(total, right, len(paths) * len(labels), norm))
+        self._descend(self.tally.add(total, right, world_size() * len(paths) * len(labels), norm))
         return ()
 
     def _descend(self, good: Tensor) -> None:
@@ -218,6 +220,17 @@ class Descent:
             take_step(self.optimizer, good)
         finally:
             group["lr"] = rate
+
+
+def pool(parameters: Sequence[nn.Parameter], loss: Tensor, right: Tensor) -> None:
+    """Make the gradients and the loss those of the whole batch, and the right answers too, on every rank.
+
+    The ranks have equal parts of the batch, so its mean loss is the mean of theirs. All of it goes in one message,
+    and all ranks come to the same verdict on a step.
+    """
+    if world_size() > 1:
+        right *= world_size()
+        average([*(parameter.grad for parameter in parameters if parameter.grad is not None), loss, right])
 
 
 def clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:

@@ -29,6 +29,15 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     _reduce(tensors, dist.ReduceOp.SUM)
 
 
+def total(value: int, device: torch.device) -> int:
+    """The sum of a number over all ranks; ``device`` is where this training computes."""
+    if world_size() == 1:
+        return value
+    summed = torch.tensor(value, device=device)
+    add_up([summed])
+    return int(summed)
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors, all on one device, by their means over all ranks; in one message, whatever their number."""
     _reduce(tensors, dist.ReduceOp.SUM, world_size())
@@ -43,6 +52,12 @@ def largest(values: Sequence[int], device: torch.device) -> list[int]:
     return [int(value) for value in found.tolist()]
 
 
+def is_the_same(value: int, device: torch.device) -> bool:
+    """Whether all ranks have the same number, at least 0; ``device`` is where this training computes."""
+    highest, lowest = largest([value, -value], device)
+    return highest == -lowest
+
+
 def _reduce(tensors: Sequence[Tensor], operation: Any, divisor: int = 1) -> None:
     if world_size() == 1 or not tensors:
         return
@@ -51,7 +66,7 @@ def _reduce(tensors: Sequence[Tensor], operation: Any, divisor: int = 1) -> None
         dist.all_reduce(flat, operation)
         if divisor > 1:
             flat /= divisor
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

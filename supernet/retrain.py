@@ -21,6 +21,7 @@ from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import Network
+from supernet.ranks import world_size
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -46,6 +47,8 @@ class RetrainModule(LightningModule):
         lr: first learning rate; falls to 0 by a cosine, epoch by epoch.
         momentum: momentum.
         weight_decay: weight decay.
+        sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
+            that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the training, or skip the step and count it.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
     """
@@ -60,6 +63,7 @@ class RetrainModule(LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        sync_batchnorm: bool = True,
         bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
     ) -> None:
@@ -84,6 +88,10 @@ class RetrainModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Stop at a bad step, or skip it."""
         return [FiniteSteps(f"lower --model.lr (now {self.hparams['lr']})", self.hparams["bad_step"])]
+
+    def setup(self, stage: str) -> None:
+        """Normalise by the batches of all ranks, or by the part that each has."""
+        self.network.synchronise(self.hparams["sync_batchnorm"])
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
@@ -134,7 +142,8 @@ class RetrainModule(LightningModule):
         images, labels = batch
         logits = self(images)
         self.test_accuracy.update(logits, labels)
-        self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
+        loss = F.cross_entropy(logits, labels)
+        self.log("test/loss", loss, batch_size=len(labels), sync_dist=world_size() > 1)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
 
 
