@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
@@ -20,7 +21,7 @@ from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import Supernet, check_image_size
-from supernet.ranks import add_up, total, world_size
+from supernet.ranks import add_up, total
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -120,6 +121,8 @@ class SearchModule(LightningModule):
             return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
+        # Lightning's own mean over devices counts wrong where their parts differ in size.
+        self.mixed_loss = MeanMetric(nan_strategy="disable")
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -223,8 +226,8 @@ class SearchModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
-        loss = self.loss(self.search(), batch, self.mixed_accuracy)
-        self.log("val/loss", loss, batch_size=len(batch[1]), sync_dist=world_size() > 1)
+        self.mixed_loss.update(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
+        self.log("val/loss", self.mixed_loss, on_step=False, on_epoch=True)
         if self.genotype is not None:  # there is none in Lightning's sanity check
             self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
 

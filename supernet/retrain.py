@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.descent import Descent, Running, go_on
@@ -21,7 +22,6 @@ from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import Network
-from supernet.ranks import world_size
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -78,6 +78,8 @@ class RetrainModule(LightningModule):
         self._seen: dict[str, Any] = {}
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        # Lightning's own mean over devices counts wrong where their parts differ in size.
+        self.test_loss = MeanMetric(nan_strategy="disable")
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule, epoch by epoch, to zero."""
@@ -142,8 +144,8 @@ class RetrainModule(LightningModule):
         images, labels = batch
         logits = self(images)
         self.test_accuracy.update(logits, labels)
-        loss = F.cross_entropy(logits, labels)
-        self.log("test/loss", loss, batch_size=len(labels), sync_dist=world_size() > 1)
+        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
+        self.log("test/loss", self.test_loss, on_step=False, on_epoch=True)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
 
 
