@@ -6,12 +6,15 @@ A call waits for the same call of all other ranks, so all of them have to make i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from supernet.errors import SupernetError
 
 
 def world_size() -> int:
@@ -63,7 +66,8 @@ def _reduce(tensors: Sequence[Tensor], operation: Any, divisor: int = 1) -> None
         return
     with torch.no_grad():
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat, operation)
+        with _others():
+            dist.all_reduce(flat, operation)
         if divisor > 1:
             flat /= divisor
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
@@ -73,9 +77,23 @@ def _reduce(tensors: Sequence[Tensor], operation: Any, divisor: int = 1) -> None
 def spread(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by those of rank 0."""
     if world_size() > 1:
-        with torch.no_grad():
+        with torch.no_grad(), _others():
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                whole = tensor.contiguous()  # a message takes no other layout
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """Say what it means when a message does not get through."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise SupernetError(
+            f"rank {rank()} lost another rank, or waited for it in vain: look for what that one said, then repeat the"
+            f" command with --resume ({str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -96,7 +114,8 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
         total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        with _others():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
