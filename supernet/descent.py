@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from supernet.ranks import average, world_size
+from supernet.ranks import add_up, average, world_size
 from supernet.replay import Recorder
 
 
@@ -88,6 +88,32 @@ class Tally:
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """How many logits, shape (B, classes), are largest at the label, shape (B,); a scalar on the device."""
     return (logits.detach().argmax(dim=1) == labels).sum()
+
+
+class MeanLoss:
+    """The mean loss of images in batches of any size, over all ranks.
+
+    Lightning's own mean over devices counts images wrong where their parts of a batch differ in size, since it
+    rounds; that of torchmetrics counts batches, or else makes the host wait at each.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def add(self, loss: Tensor, num_images: int) -> None:
+        """Count a batch by its mean loss, a scalar."""
+        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        sums = torch.stack([loss * num_images, loss.new_full((), num_images)])
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def take(self) -> Tensor:
+        """The mean so far, a scalar; counting starts again. All ranks ask for it, and have seen as many batches."""
+        if self.sums is None:
+            raise RuntimeError("there is no mean of nothing")
+        (loss, num_images), self.sums = self.sums.clone(), None
+        add_up([loss, num_images])
+        mean: Tensor = loss / num_images
+        return mean
 
 
 class Bad(NamedTuple):

@@ -11,12 +11,11 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
 from supernet.cost import Cost, cost
-from supernet.descent import Running, go_on, right_answers
+from supernet.descent import MeanLoss, Running, go_on, right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
@@ -121,8 +120,7 @@ class SearchModule(LightningModule):
             return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
-        # Lightning's own mean over devices counts wrong where their parts differ in size.
-        self.mixed_loss = MeanMetric(nan_strategy="disable")
+        self.mixed_loss = MeanLoss()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -226,16 +224,17 @@ class SearchModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
-        self.mixed_loss.update(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
-        self.log("val/loss", self.mixed_loss, on_step=False, on_epoch=True)
+        self.mixed_loss.add(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
         if self.genotype is not None:  # there is none in Lightning's sanity check
             self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
 
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
+        loss = self.mixed_loss.take()
         if self.trainer.sanity_checking:
             self.mixed_accuracy.reset()
             return
+        self.log("val/loss", loss)
         mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
         self.log("val/mixed_accuracy", mixed)
         self.log("val/derived_accuracy", derived, prog_bar=True)

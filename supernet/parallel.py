@@ -1,4 +1,4 @@
-"""Training on several devices: one process for each, which this module starts, ties together, and does not outlive.
+"""Training on several devices: one process for each, tied together so that none outlives the others.
 
 Rank 0 is the process that speaks and writes; the others compute. Who starts them:
 
@@ -50,11 +50,17 @@ class DataParallel(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Meet the other ranks, and from now on end with the process that has started this one."""
-        environment = self.cluster_environment
-        parent = os.environ.get(_PARENT)
-        if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0 and parent is not None:
-            self._watch = end_with(int(parent))
+        parent = self._parent()
+        if parent is not None and self._watch is None:
+            self._watch = end_with(parent)
         super().setup_environment()
+
+    def _parent(self) -> int | None:
+        """The process that has started this one, if that is rank 0 or torchrun."""
+        if isinstance(self.cluster_environment, TorchElasticEnvironment):
+            return os.getppid()
+        is_child = isinstance(self.cluster_environment, LightningEnvironment) and self.local_rank > 0
+        return int(os.environ[_PARENT]) if is_child and _PARENT in os.environ else None
 
     def setup(self, trainer: Trainer) -> None:
         """Refuse what would be ignored."""
@@ -71,6 +77,7 @@ class DataParallel(DDPStrategy):
         """Rank 0 may leave from now on."""
         if self._watch is not None:
             self._watch.set()
+            self._watch = None
         super().teardown()
 
 
@@ -84,7 +91,7 @@ def end_with(parent: int) -> threading.Event:
     def watch() -> None:
         while not done.wait(1.0):
             if os.getppid() != parent:
-                print("error: rank 0 has ended without a word, and so do the others", file=sys.stderr, flush=True)
+                print("error: the process that has started this one is gone", file=sys.stderr, flush=True)
                 os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

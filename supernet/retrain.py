@@ -14,10 +14,9 @@ from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from supernet.descent import Descent, Running, go_on
+from supernet.descent import Descent, MeanLoss, Running, go_on
 from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
@@ -78,8 +77,7 @@ class RetrainModule(LightningModule):
         self._seen: dict[str, Any] = {}
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        # Lightning's own mean over devices counts wrong where their parts differ in size.
-        self.test_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanLoss()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule, epoch by epoch, to zero."""
@@ -144,9 +142,12 @@ class RetrainModule(LightningModule):
         images, labels = batch
         logits = self(images)
         self.test_accuracy.update(logits, labels)
-        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
-        self.log("test/loss", self.test_loss, on_step=False, on_epoch=True)
+        self.test_loss.add(F.cross_entropy(logits, labels), len(labels))
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+    def on_test_epoch_end(self) -> None:
+        """The mean loss of all test images."""
+        self.log("test/loss", self.test_loss.take())
 
 
 def export_program(
