@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from tests import processes
 
@@ -23,7 +23,7 @@ from tests import processes
 def begin(folder: Path, function: Callable[..., Any], *args: Any, world_size: int = 2) -> list[BaseProcess]:
     """Start ``function(*args)`` on every rank; ``folder`` is where they meet and leave what it returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = []
+    ranks: list[BaseProcess] = []
     for rank in range(world_size):
         task = (str(folder), rank, world_size, function, args)
         process = processes._SERVER.Process(target=_work, args=task)
@@ -65,7 +65,7 @@ def _work(folder: str, rank: int, world_size: int, function: Callable[..., Any],
     torch.set_num_threads(1)
     # As if each had been started by hand, for Lightning.
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world_size))
-    rank_zero_only.rank = rank
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     try:
