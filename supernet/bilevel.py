@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from supernet.descent import Descent, Tally, clip, right_answers, take_step
+from supernet.descent import Descent, Tally, clip, pool, right_answers, take_step
 from supernet.network import Supernet
+from supernet.ranks import world_size
 from supernet.replay import Recorder
 from supernet.strategies import Batch, SearchStrategy
 
@@ -88,6 +89,8 @@ class Bilevel:
             else:  # the mixture cuts the input off: where every candidate runs, its gradient is zero
                 for parameter in parameters:
                     parameter.grad = torch.zeros_like(parameter)
+            loss = loss.detach()
+            pool(parameters, loss, self._right)
             take_step(optimizer, self.tally.add(loss, self._right, self._num_images, clip(parameters, None)))
 
     def loss(self, mixture: Tensor, batch: Batch, *, count: bool = False) -> Tensor:
@@ -99,7 +102,7 @@ class Bilevel:
             loss = _KnownSlope.apply(mixture, loss, slope)
         if count:
             self._right += right
-            self._num_images += len(batch[1])
+            self._num_images += world_size() * len(batch[1])
         return loss
 
     def _loss(self, images: Tensor, labels: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:

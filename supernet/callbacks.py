@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from supernet.keep import run_dir
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
+from supernet.ranks import world_size
 
 
 class EpochLines(Callback):
@@ -23,7 +24,8 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics that a progress bar would show."""
         shown = "  ".join(f"{name} {float(value):.3f}" for name, value in trainer.progress_bar_metrics.items())
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)
+        if trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)
 
 
 class GenotypeExport(Callback):
@@ -35,10 +37,11 @@ class GenotypeExport(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the cell of this epoch."""
         assert isinstance(pl_module, SearchModule)
-        if pl_module.genotype is not None and trainer.is_global_zero and not trainer.sanity_checking:
+        if pl_module.genotype is not None and not trainer.sanity_checking:
             self._derived_in = trainer.current_epoch
             record = {"cost": pl_module.cost(pl_module.genotype)._asdict(), **pl_module.record()}
-            pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
+            if trainer.is_global_zero:  # all ranks derive and look at the metrics; one writes
+                pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the last epoch, derive now if its validation did not."""
@@ -92,7 +95,8 @@ class SearchPictures(Callback):
         used = batch.values() if len(trainer.optimizers) > 1 else [batch["train"]]
         self._images += sum(len(labels) for _, labels in used)
         if trainer.is_last_batch:
-            pl_module.log("images_per_second", self._images / (time.perf_counter() - self._started))
+            images = world_size() * self._images
+            pl_module.log("images_per_second", images / (time.perf_counter() - self._started))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probabilities, entropy, the strategy's own values, the derived cell and its cost."""
@@ -118,6 +122,8 @@ class SearchPictures(Callback):
         if is_shown(trainer, self.max_columns) and not again:
             self.epochs.append(trainer.current_epoch)
             self.history.append(probabilities.numpy())
+        if not trainer.is_global_zero:  # a drawing takes its time
+            return
         if is_shown(trainer, self.max_cells):
             logger.experiment.add_figure("derived/cell", draw_cell(pl_module.genotype), step)
         if is_shown(trainer, self.max_heat_maps):

@@ -5,7 +5,7 @@ Shapes: B images, E edges, O candidate operations, P paths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from supernet.ranks import add_up, average, world_size
 from supernet.replay import Recorder
 
 
@@ -87,6 +88,32 @@ class Tally:
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """How many logits, shape (B, classes), are largest at the label, shape (B,); a scalar on the device."""
     return (logits.detach().argmax(dim=1) == labels).sum()
+
+
+class MeanLoss:
+    """The mean loss of images in batches of any size, over all ranks.
+
+    Lightning's own mean over devices counts images wrong where their parts of a batch differ in size, since it
+    rounds; that of torchmetrics counts batches, or else makes the host wait at each.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def add(self, loss: Tensor, num_images: int) -> None:
+        """Count a batch by its mean loss, a scalar."""
+        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        sums = torch.stack([loss * num_images, loss.new_full((), num_images)])
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def take(self) -> Tensor:
+        """The mean so far, a scalar; counting starts again. All ranks ask for it, and have seen as many batches."""
+        if self.sums is None:
+            raise RuntimeError("there is no mean of nothing")
+        (loss, num_images), self.sums = self.sums.clone(), None
+        add_up([loss, num_images])
+        mean: Tensor = loss / num_images
+        return mean
 
 
 class Bad(NamedTuple):
@@ -203,8 +230,9 @@ class Descent:
         for parameter in self.parameters:
             if parameter.grad is None:  # an operation that did not run keeps its weight decay and its momentum
                 parameter.grad = torch.zeros_like(parameter)
+        pool(self.parameters, total, right)
         norm = clip(self.parameters, self.grad_clip)
-        self._descend(self.tally.add(total, right, len(paths) * len(labels), norm))
+        self._descend(self.tally.add(total, right, world_size() * len(paths) * len(labels), norm))
         return ()
 
     def _descend(self, good: Tensor) -> None:
@@ -218,6 +246,17 @@ class Descent:
             take_step(self.optimizer, good)
         finally:
             group["lr"] = rate
+
+
+def pool(parameters: Sequence[nn.Parameter], loss: Tensor, right: Tensor) -> None:
+    """Make the gradients and the loss those of the whole batch, and the right answers too, on every rank.
+
+    The ranks have equal parts of the batch, so its mean loss is the mean of theirs. All of it goes in one message,
+    and all ranks come to the same verdict on a step.
+    """
+    if world_size() > 1:
+        right *= world_size()
+        average([*(parameter.grad for parameter in parameters if parameter.grad is not None), loss, right])
 
 
 def clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:

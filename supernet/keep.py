@@ -20,6 +20,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from supernet.files import write_whole
+from supernet.ranks import largest, world_size
+from supernet.recipe import is_time_to_log
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what a cluster sends before it takes a machine away; what SLURM sends where ``--signal`` asks for it."""
@@ -50,8 +52,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps the state of a run in ``checkpoints/last.ckpt``: after every epoch, and every few minutes in between.
 
     A run that is asked to stop saves its state after the step at hand, or at once if it is validating, and ends with
-    `Stopped`. A second Ctrl-C does not wait. Whatever happens, the file is the whole state of some moment: a run that
-    goes on from it is the run that was never interrupted.
+    `Stopped`. Several ranks finish a validation, and the steps up to the next one that is logged, since all of them
+    have to stop at the same. A second Ctrl-C does not wait. Whatever happens, the file is the whole state of some
+    moment: a run that goes on from it is the run that was never interrupted.
 
     Args:
         minutes: how long an epoch may go on without a save.
@@ -61,6 +64,7 @@ class LastCheckpoint(Checkpoint):
         self.minutes = minutes
         self._seconds_before = 0.0
         self._ended: float | None = None
+        self._told: int | None = None
         self._asked: int | None = None
         self._random: dict[str, Any] | None = None
         self._began = time.monotonic()
@@ -75,7 +79,7 @@ class LastCheckpoint(Checkpoint):
         if self._random is not None:
             set_random_state(self._random)
         self._trainer = trainer
-        self._asked = signal.SIGTERM if trainer.received_sigterm else None
+        self._told, self._asked = (signal.SIGTERM if trainer.received_sigterm else None), None
         self._began = self._saved = time.monotonic()
         self._ended = None
         if threading.current_thread() is threading.main_thread():
@@ -83,8 +87,11 @@ class LastCheckpoint(Checkpoint):
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None and number == signal.SIGINT:
+        if self._told is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._told = number
+        if world_size() > 1:  # all ranks stop at the same step: see `_agree`
+            return
         self._asked = number
         if number == signal.SIGINT:
             os.write(2, b"stopping after this step; press Ctrl-C again to stop without saving\n")
@@ -95,9 +102,23 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in the middle of an epoch, if it is time to or if this is the last chance."""
-        due = time.monotonic() - self._saved > 60 * self.minutes
+        due = self._agree(trainer, time.monotonic() - self._saved > 60 * self.minutes)
         if not trainer.is_last_batch and (due or self._asked is not None):
             self.save(trainer)
+
+    def _agree(self, trainer: Trainer, due: bool) -> bool:
+        """Let all ranks know if one was asked to stop; whether one of them finds that it is time to save.
+
+        They ask each other when the loggers read the losses: the device waits then anyway.
+        """
+        if world_size() == 1:
+            self._asked = self._told
+            return due
+        if not is_time_to_log(trainer):
+            return False
+        told, due_somewhere = largest([self._told or 0, due], trainer.strategy.root_device)
+        self._asked = told or None
+        return due_somewhere > 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop where everything about the last step is logged and saved."""

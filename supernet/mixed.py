@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.genotype import ZERO
+from supernet.norm import batch_norm
 from supernet.ops import CONVOLUTIONS, FIXED, check_ops
 from supernet.space import CellSpace
 
@@ -115,6 +116,9 @@ class MixedCell(nn.Module):
         channels: C, the same for every node.
     """
 
+    synchronised = False
+    """Whether the batch at hand is that of all ranks, or the part that this one has."""
+
     def __init__(self, space: CellSpace, channels: int) -> None:
         super().__init__()
         check_ops(space.ops)
@@ -194,7 +198,7 @@ class MixedCell(nn.Module):
         else:
             weight = torch.cat([self.edge_weight(term.op, target, source) for target in term.targets])
         outputs = F.conv2d(rectified, weight, padding="same")
-        return F.batch_norm(outputs, None, None, weight=term.scale, training=True)
+        return batch_norm(outputs, term.scale, synchronised=self.synchronised)
 
     def edge_weight(self, op: str, target: int, source: int) -> Tensor:
         """The kernel of a convolution on one edge, shape (C, C, K, K): a view into the shared parameter."""

@@ -15,11 +15,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
 from supernet.cost import Cost, cost
-from supernet.descent import Running, go_on, right_answers
+from supernet.descent import MeanLoss, Running, go_on, right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import Supernet, check_image_size
+from supernet.ranks import add_up, total
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -61,6 +62,8 @@ class SearchModule(LightningModule):
         arch_betas: decay of Adam's two moments.
         arch_weight_decay: weight decay of the architecture.
         score_images: validation images on which derived cells are compared with shared parameters.
+        sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
+            that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the search, or skip the step and count it.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
         compile: fuse the cells by ``torch.compile``; pays for long searches only, and takes minutes on a CPU.
@@ -83,6 +86,7 @@ class SearchModule(LightningModule):
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
+        sync_batchnorm: bool = True,
         bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
         compile: bool = False,
@@ -116,6 +120,7 @@ class SearchModule(LightningModule):
             return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
+        self.mixed_loss = MeanLoss()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -143,6 +148,7 @@ class SearchModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Forget what was recorded in a run that failed: it knows the parameters by where they lay."""
+        self.supernet.synchronise(self.hparams["sync_batchnorm"])
         self.recorder = Recorder(self.device)
 
     def on_fit_start(self) -> None:
@@ -218,15 +224,17 @@ class SearchModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
-        self.log("val/loss", self.loss(self.search(), batch, self.mixed_accuracy), batch_size=len(batch[1]))
+        self.mixed_loss.add(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
         if self.genotype is not None:  # there is none in Lightning's sanity check
             self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
 
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
+        loss = self.mixed_loss.take()
         if self.trainer.sanity_checking:
             self.mixed_accuracy.reset()
             return
+        self.log("val/loss", loss)
         mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
         self.log("val/mixed_accuracy", mixed)
         self.log("val/derived_accuracy", derived, prog_bar=True)
@@ -263,7 +271,7 @@ class SearchModule(LightningModule):
         for batch in self._data().val_dataloader():
             images, labels = self.trainer.strategy.batch_to_device(batch)
             yield images, labels
-            seen += len(labels)
+            seen += total(len(labels), self.device)
             if seen >= self.hparams["score_images"]:
                 return
 
@@ -275,14 +283,15 @@ class SearchModule(LightningModule):
 
     @torch.no_grad()
     def score(self, genotype: Genotype, batches: Iterable[Batch]) -> float:
-        """Accuracy of one cell with shared parameters, 0 to 1, on batches that lie on the device."""
+        """Accuracy of one cell with shared parameters, 0 to 1, on batches that lie on the device; of all ranks."""
         mixture = self.supernet.one_hot(genotype)
-        right, seen = torch.zeros((), device=self.device), 0
+        right, seen = torch.zeros((2,), device=self.device).unbind()
         with self.trainer.precision_plugin.val_step_context():
             for images, labels in batches:
                 right += right_answers(self.look(images, mixture), labels)
                 seen += len(labels)
-        return float(right) / seen
+        add_up([right, seen])
+        return float(right) / float(seen)
 
     def cost(self, genotype: Genotype) -> Cost:
         """Cost of a standalone network of this cell at the width, depth and image size of the search."""

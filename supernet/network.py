@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
 from supernet.mixed import MixedCell, is_full, make_plan, widen
+from supernet.norm import BatchNorm2d
 from supernet.ops import CONVOLUTIONS, check_ops, make_op
 from supernet.space import CellSpace
 
@@ -27,10 +28,10 @@ class Reduction(nn.Module):
         self.body = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out, track_running_stats=track),
+            BatchNorm2d(channels_out, track_running_stats=track),
             nn.ReLU(),
             nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out, track_running_stats=track),
+            BatchNorm2d(channels_out, track_running_stats=track),
         )
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels_out, 1, bias=False))
 
@@ -97,7 +98,7 @@ class Skeleton(nn.Module):
         check_skeleton(channels=channels, num_cells=num_cells, num_classes=num_classes, image_channels=image_channels)
         self.stem = nn.Sequential(
             nn.Conv2d(image_channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels, track_running_stats=track),
+            BatchNorm2d(channels, track_running_stats=track),
         )
         self.widths = (channels, 2 * channels, 4 * channels)
         blocks: list[nn.Module] = [make_cell(channels) for _ in range(num_cells)]
@@ -106,13 +107,19 @@ class Skeleton(nn.Module):
             blocks.extend(make_cell(width) for _ in range(num_cells))
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Sequential(
-            nn.BatchNorm2d(4 * channels, track_running_stats=track),
+            BatchNorm2d(4 * channels, track_running_stats=track),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(4 * channels, num_classes),
         )
         self.to(memory_format=self.layout)
+
+    def synchronise(self, on: bool) -> None:
+        """Whether batch normalisation uses the batches of all ranks, or the part that each has; the latter at first."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm2d | MixedCell):
+                module.synchronised = on
 
 
 def check_skeleton(*, channels: int, num_cells: int, num_classes: int, image_channels: int) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from supernet.errors import SupernetError, nearest
 from supernet.genotype import ZERO
+from supernet.norm import BatchNorm2d
 from supernet.space import SKIP
 
 CONVOLUTIONS: dict[str, int] = {"nor_conv_1x1": 1, "nor_conv_3x3": 3, "nor_conv_5x5": 5}
@@ -39,7 +40,7 @@ def check_ops(ops: Iterable[str]) -> None:
 def conv_op(channels: int, kernel_size: int) -> nn.Sequential:
     """ReLU, convolution that keeps the shape, batch normalisation with running statistics."""
     conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels))
+    return nn.Sequential(nn.ReLU(), conv, BatchNorm2d(channels))
 
 
 def make_op(op: str, channels: int) -> nn.Module:

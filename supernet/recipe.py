@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from supernet.errors import SupernetError
+from supernet.parallel import DataParallel
+from supernet.ranks import is_the_same
 
 
 def sgd_with_cosine(
@@ -39,7 +42,13 @@ def sgd_with_cosine(
 def check_trainer(trainer: Trainer) -> None:
     """Raise `SupernetError` for a trainer whose options these trainings could only ignore."""
     if trainer.world_size > 1:
-        raise SupernetError(f"a training uses one device so far, got {trainer.world_size}")
+        if not isinstance(trainer.strategy, DataParallel):
+            raise SupernetError(
+                f"{trainer.world_size} devices need the strategy supernet.parallel.DataParallel, got"
+                f" {type(trainer.strategy).__name__}"
+            )
+        if not is_the_same(torch.initial_seed() % 2**63, trainer.strategy.root_device):
+            raise SupernetError("the processes began with different seeds; call seed_everything(seed) before you begin")
     if trainer.precision in ("16-mixed", "16-true"):
         raise SupernetError(f"half precision overflows here; use bf16-mixed, got {trainer.precision}")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from supernet.errors import SupernetError
+from supernet.ranks import world_size
 
 Function = Callable[..., Sequence[Tensor]]
 """Takes tensors and returns tensors; whatever else it changes, it changes in place."""
@@ -133,8 +134,11 @@ class Recorder:
 
 
 def recorder(device: torch.device, cuda_graphs: bool) -> Recorder:
-    """A recorder that replays CUDA graphs on a CUDA device, if asked to, and runs functions as they are elsewhere."""
-    if device.type != "cuda" or not cuda_graphs:
+    """A recorder that replays CUDA graphs on a CUDA device, if asked to, and runs functions as they are elsewhere.
+
+    Several processes record nothing: a recording could not wait for the others.
+    """
+    if device.type != "cuda" or not cuda_graphs or world_size() > 1:
         return Recorder(device)
     pool = torch.cuda.graph_pool_handle()
     return Recorder(device, lambda: CudaGraph(pool))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from supernet.descent import Descent, Running, go_on
+from supernet.descent import Descent, MeanLoss, Running, go_on
 from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
@@ -46,6 +46,8 @@ class RetrainModule(LightningModule):
         lr: first learning rate; falls to 0 by a cosine, epoch by epoch.
         momentum: momentum.
         weight_decay: weight decay.
+        sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
+            that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the training, or skip the step and count it.
         cuda_graphs: on a CUDA device, record each step once and replay it; elsewhere it changes nothing.
     """
@@ -60,6 +62,7 @@ class RetrainModule(LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        sync_batchnorm: bool = True,
         bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
     ) -> None:
@@ -74,6 +77,7 @@ class RetrainModule(LightningModule):
         self._seen: dict[str, Any] = {}
         self.network = Network(Genotype.parse(genotype), channels, num_cells, num_classes, image_shape[0])
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.test_loss = MeanLoss()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule, epoch by epoch, to zero."""
@@ -84,6 +88,10 @@ class RetrainModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Stop at a bad step, or skip it."""
         return [FiniteSteps(f"lower --model.lr (now {self.hparams['lr']})", self.hparams["bad_step"])]
+
+    def setup(self, stage: str) -> None:
+        """Normalise by the batches of all ranks, or by the part that each has."""
+        self.network.synchronise(self.hparams["sync_batchnorm"])
 
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently."""
@@ -134,8 +142,12 @@ class RetrainModule(LightningModule):
         images, labels = batch
         logits = self(images)
         self.test_accuracy.update(logits, labels)
-        self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
+        self.test_loss.add(F.cross_entropy(logits, labels), len(labels))
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+    def on_test_epoch_end(self) -> None:
+        """The mean loss of all test images."""
+        self.log("test/loss", self.test_loss.take())
 
 
 def export_program(

@@ -395,7 +395,11 @@ BAD_SEARCH = {
     "a batch of one": ("--data.batch_size 1", "batch_size must be at least 2"),
     "no epochs": ("--trainer.max_epochs 0", "pass --trainer.max_epochs"),
     "endless epochs": ("--trainer.max_epochs -1", "pass --trainer.max_epochs"),
-    "two devices": ("--trainer.devices 2 --trainer.accelerator cpu", "pass --trainer.devices 1"),
+    "another strategy": (
+        "--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp_spawn",
+        "several devices need --trainer.strategy auto, got ddp_spawn",
+    ),
+    "another batch norm": ("--trainer.sync_batchnorm true", "pass --model.sync_batchnorm"),
     "no configuration": ("--config nowhere.yaml", "nowhere.yaml"),
     "a folder for a configuration": ("--config .", "not a file"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ from supernet.errors import SupernetError, guess, nearest
 from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
 from supernet.keep import LastCheckpoint, Stopped
+from supernet.parallel import check_processes, choose_strategy, decided, is_first, launched_defaults
 from supernet.plot import sketch_cell
 
 STRATEGIES = [
@@ -100,6 +102,9 @@ class CommandLine(LightningCLI):
         callbacks: callbacks that every run has.
     """
 
+    folder: Path
+    checkpoint_path: Path | None
+    num_batches: int | None
     _lock: int | None = None
 
     def __init__(
@@ -125,7 +130,7 @@ class CommandLine(LightningCLI):
                 auto_configure_optimizers=False,
                 trainer_defaults={
                     "callbacks": [*callbacks, self.keeper],
-                    "devices": 1,
+                    **launched_defaults(),
                     "enable_model_summary": False,
                     "num_sanity_val_steps": 0,
                     "log_every_n_steps": 10,
@@ -161,6 +166,7 @@ class CommandLine(LightningCLI):
         """The trainer; every run has a folder of its own, ``logs/NAME/version_0, 1, ...``, also without a logger."""
         options = self.config.trainer
         _check_trainer(options)
+        kwargs["strategy"] = choose_strategy(options.devices, options.num_nodes, options.strategy)
         self.choose_folder(Path(options.default_root_dir or "logs") / self.run_name())
         kwargs["default_root_dir"] = str(self.folder)
         if options.logger in (None, True):
@@ -181,12 +187,15 @@ class CommandLine(LightningCLI):
             kwargs["benchmark"] = True  # cuDNN tries its algorithms once: the shapes never change
         try:
             trainer = super().instantiate_trainer(**kwargs)
-            if trainer.world_size > 1:  # said here, before Lightning starts further processes
-                raise SupernetError(f"runs use one device so far, got {trainer.world_size}; pass --trainer.devices 1")
+            check_processes(trainer)
+            chosen = decided(trainer, json.dumps([str(self.folder), str(self.checkpoint_path or "")]))
         except Exception:
-            runs.discard_if_empty(self.folder)
+            if is_first():
+                runs.discard_if_empty(self.folder)
             self.close()
             raise
+        folder, checkpoint = json.loads(chosen)
+        self.folder, self.checkpoint_path = Path(folder), Path(checkpoint) if checkpoint else None
         return trainer
 
     def close(self) -> None:
@@ -196,10 +205,12 @@ class CommandLine(LightningCLI):
         self._lock = None
 
     def choose_folder(self, parent: Path) -> None:
-        """Find the run to go on with, or make the folder of a new one."""
-        self.checkpoint_path: Path | None = None
-        self.num_batches: int | None = None
+        """Find the run to go on with, or make the folder of a new one; rank 0 does it for all."""
+        self.checkpoint_path, self.num_batches = None, None
         self.written = self.parser.dump(self.config, skip_none=False)
+        if not is_first():
+            self.folder = parent / "version_0"  # until rank 0 has told; nothing is written
+            return
         found, told = runs.find(parent, self.written) if self.config.resume else (None, "")
         self.folder = runs.claim(parent) if found is None else found
         self._lock = runs.lock(self.folder)
@@ -213,12 +224,13 @@ class CommandLine(LightningCLI):
 
     def fit(self) -> None:
         """Train; a stop from outside becomes one sentence that says how to go on."""
-        write_whole(self.folder / runs.CONFIG, self.written.encode())
+        if self.trainer.is_global_zero:
+            write_whole(self.folder / runs.CONFIG, self.written.encode())
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
         except Stopped as stop:
             (number,) = stop.args
-            if number == signal.SIGUSR1:
+            if number == signal.SIGUSR1 and self.trainer.is_global_zero:
                 requeue()
             raise Interrupted(self.kept(), number) from None
         except SystemExit as stop:  # Lightning's answer to a second Ctrl-C, or to a signal before the first step
@@ -268,6 +280,8 @@ def _check_trainer(options: Any) -> None:
         raise SupernetError("every run keeps its last checkpoint; leave --trainer.enable_checkpointing out")
     if options.fast_dev_run:
         raise SupernetError("fast_dev_run keeps nothing; pass --trainer.max_epochs 1 --trainer.limit_train_batches 1")
+    if options.sync_batchnorm:
+        raise SupernetError("Lightning's sync_batchnorm does not know search cells; pass --model.sync_batchnorm")
     if options.overfit_batches:
         raise SupernetError("overfit_batches would replace the two halves; pass --trainer.limit_train_batches")
 
@@ -322,6 +336,8 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         return 2
     except Interrupted as stop:
         path, number = stop.args
+        if not is_first():  # rank 0 speaks for all; Lightning kills it when another ends with an error
+            return 0
         saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
         print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
         return 128 + int(number)
@@ -336,6 +352,7 @@ _KNOWN_WARNINGS = (
     ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
     ".*no pre-optimization state was saved.*",  # a run goes on from the state after a step
     ".*lr_scheduler.step.*before.*",  # the steps were taken before the run was interrupted
+    ".*sync_dist=True.*",  # what is logged was added up over all devices before
     ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
 )
 """Warnings of libraries about things that are meant to be as they are."""

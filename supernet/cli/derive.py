@@ -118,6 +118,11 @@ class DeriveCommand(CommandLine):
         self.config.model.genotype = str(genotype)
 
     def _derive_anew(self, path: str, checkpoint: dict[str, Any]) -> Genotype:
+        if str(self.config.trainer.devices) != "1" or self.config.trainer.num_nodes > 1:
+            raise SupernetError(
+                "--top_k and --exclude_none derive on one device: do it with --no_retrain, then retrain the"
+                " genotype.json that it leaves by --genotype"
+            )
         if self.config.top_k is not None and self.config.top_k < 1:
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         try:
@@ -147,7 +152,8 @@ class DeriveCommand(CommandLine):
 
 def _derive(args: Sequence[str]) -> None:
     with closing(DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION, [])) as cli:
-        _extract(cli)
+        if cli.trainer.is_global_zero:
+            _extract(cli)
         if not cli.config.no_retrain:
             _retrain(cli, cli.folder)
 
@@ -171,6 +177,8 @@ def _retrain(cli: DeriveCommand, folder: Path) -> None:
     cli.fit()
     seconds, epochs = cli.keeper.seconds, trainer.current_epoch
     tested = trainer.test(model, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return
     accuracy = tested[0].get("test/accuracy") if tested else None
     result = {
         "genotype": str(model.network.genotype),

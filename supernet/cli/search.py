@@ -55,7 +55,8 @@ def _search(args: Sequence[str]) -> None:
     callbacks = [GenotypeExport(), SearchPictures()]
     with closing(SearchCommand(SearchModule, SearchData, args, _USAGE, _DESCRIPTION, callbacks)) as cli:
         cli.fit()
-        _report(cli)
+        if cli.trainer.is_global_zero:
+            _report(cli)
 
 
 def _report(cli: SearchCommand) -> None:

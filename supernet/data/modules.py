@@ -55,16 +55,23 @@ class ImageData(LightningDataModule, ABC):
         self.seed = torch.initial_seed() % 2**31
         self.normalise: Normalise | None = None
         self.sets: dict[str, ImageSet] = {}
+        self._published: tuple[ImageSet, ImageSet] | None = None
 
     @abstractmethod
     def split(self, train: ImageSet, test: ImageSet) -> dict[str, ImageSet]:
         """The sets this module serves, by name, out of the published two."""
 
+    def prepare_data(self) -> None:
+        """Fetch what is to be fetched; Lightning asks one rank of each machine, and the others wait."""
+        if self.download and not self.sets:
+            self._published = self.data_set.load(self.root, True)
+
     def setup(self, stage: str | None = None) -> None:
         """Read the images, once, and put them on the device where they fit."""
         if self.sets:
             return
-        train, test = self.data_set.load(self.root, self.download)
+        train, test = self._published or self.data_set.load(self.root, self.download)
+        self._published = None
         for part in (train, test):
             if not len(part.labels) or tuple(part.images.shape[1:]) != self.image_shape:
                 raise SupernetError(
