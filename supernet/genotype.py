@@ -14,7 +14,6 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError

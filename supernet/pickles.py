@@ -42,7 +42,9 @@ def read_pickle(raw: bytes, names: Container[str], max_steps: int) -> Any:
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
             if number >= max_steps:
-                raise ValueError(f"it has more than {max_steps} instructions")
+                raise ValueError(f"it has more than {max_steps:,} instructions")
+            if number and opcode.name == "PROTO":
+                raise ValueError("it begins a second time")
             machine.follow(opcode.name, argument)
         value = machine.stack.pop()
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, struct.error):
