@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,12 @@ def read_pickle(raw: bytes, names: Container[str], max_steps: int) -> Any:
         ValueError: it is damaged, too long, or asks for something that is not in ``names``.
     """
     machine = _Machine(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a backslash in a name
+        return _follow(machine, raw, max_steps)
+
+
+def _follow(machine: _Machine, raw: bytes, max_steps: int) -> Any:
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
             if number >= max_steps:
@@ -46,10 +53,9 @@ def read_pickle(raw: bytes, names: Container[str], max_steps: int) -> Any:
             if number and opcode.name == "PROTO":
                 raise ValueError("it begins a second time")
             machine.follow(opcode.name, argument)
-        value = machine.stack.pop()
+        return machine.stack.pop()
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, struct.error):
         raise ValueError("its instructions do not fit together") from None
-    return value
 
 
 class _Machine:

@@ -87,9 +87,6 @@ def build_search(path: str, checkpoint: dict[str, Any]) -> SearchModule:
         raise SupernetError(f"{path} is damaged, or was not written by train.py ({type(error).__name__})") from None
 
 
-_MAX_CELLS = 1_000  # in a stage; the reference network has 5
-
-
 def _check_network(checkpoint: dict[str, Any]) -> None:
     """Hyperparameters are numbers and names, and describe the network whose parameters are there."""
     hparams, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
@@ -103,8 +100,6 @@ def _check_network(checkpoint: dict[str, Any]) -> None:
         raise SupernetError("its search strategy or its space is not told as train.py does")
     check_named_files(search)
     check_named_files(space)
-    if hparams["num_cells"] > _MAX_CELLS:
-        raise SupernetError(f"its network has {hparams['num_cells']} cells in a stage, and {_MAX_CELLS} are the limit")
     names = ("channels", "num_cells", "num_classes")
     with torch.device("meta"):
         network = Supernet(

@@ -25,7 +25,7 @@ _GROUPS = ("model", "data", "trainer")
 _NO_CONFIGURATION = ("checkpoint", "genotype")
 
 
-def _load(text: str) -> Any:
+def load(text: str) -> Any:
     """Read YAML as jsonargparse does, within bounds."""
     if len(text) > _MAX_BYTES:
         raise _refused(f"it has {len(text):,} letters, and {_MAX_BYTES:,} are the limit")
@@ -39,7 +39,7 @@ def _load(text: str) -> Any:
     return value
 
 
-set_loader(MODE, _load, (yaml.YAMLError,))
+set_loader(MODE, load, (yaml.YAMLError,))
 
 
 def _refused(reason: str) -> yaml.YAMLError:

@@ -13,7 +13,7 @@ from supernet.errors import SupernetError
 from supernet.files import read_regular
 from supernet.pickles import Request, read_pickle
 
-_MAX_BYTES, _MAX_STEPS = 2**28, 2_000_000
+_MAX_BYTES, _MAX_STEPS = 2**28, 400_000
 """Of one file; those that were published have up to 100 MB, and an instruction for each of 128,118 labels."""
 
 _ARRAYS = {
