@@ -34,6 +34,7 @@ from PIL import Image
 
 from supernet.cli import configuration, derive, search
 from supernet.cli.checkpoint import build_search, progress, read_checkpoint, recorded_genotype
+from supernet.cli.runs import first_difference
 from supernet.data.imagenet16 import load_part
 from supernet.data.images import describe
 from supernet.errors import SupernetError
@@ -468,6 +469,7 @@ def attacks(genuine: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every attack by its name; what it calls ends in one sentence."""
     for name, text in CONFIGURATIONS.items():
         yield f"configuration: {name}", partial(configure, text)
+        yield f"run: {name}", partial(resume, text)
     for name, words in ARGUMENTS.items():
         yield f"arguments: {name}", partial(configure, "", words)
     for name, cell in GENOTYPES.items():
@@ -487,6 +489,16 @@ def attacks(genuine: str) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "imagenet: a huge file", partial(read_part, partial(huge, "part"))
     for name, spoil in IMAGES.items():
         yield f"images: {name}", partial(read_images, spoil)
+
+
+def resume(text: str | bytes) -> None:
+    """Look for a run to go on with where there is one with a hostile configuration; it is passed over."""
+    folder = Path("logs", "gdas_digits", "version_0")
+    folder.mkdir(parents=True)
+    written(str(folder / "config.yaml"), text)
+    difference = first_difference(folder, "model: {channels: 2}")
+    if difference is not None:
+        raise SupernetError(difference)
 
 
 def configure(text: str | bytes, words: Callable[[], list[str]] = list) -> None:

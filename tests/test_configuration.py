@@ -33,9 +33,9 @@ def count(value: Any) -> int:
     return 1 + sum(count(inner) for inner in value) if isinstance(value, list) else 1
 
 
-# 150 documents, half of them with references.
+# 100 documents, half of them with references.
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), VALUES, min_size=1, max_size=4), st.booleans())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_configuration_of_ordinary_size_is_read_as_yaml(value: dict[str, Any], shared: bool) -> None:
     document = {"one": value, "two": value if shared else 1}
     assert load(yaml.safe_dump(document)) == document

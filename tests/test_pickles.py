@@ -37,8 +37,8 @@ def test_plain_values_are_those_that_were_pickled(value: Any, protocol: int) -> 
     assert read(pickle.dumps(value, protocol)) == value
 
 
-class Wary(pickle.Unpickler):
-    """Python's own, but for what it would run."""
+class Wary(pickle._Unpickler):
+    """Python's own, but for what it would run; the one in C fills the memory for a place far away in it."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name}")

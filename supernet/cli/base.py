@@ -250,6 +250,13 @@ class CommandLine(LightningCLI):
                 f"the disk is full ({error.strerror}): make room, then repeat the command with --resume;"
                 f" {f'it goes on from {path}' if (path := self.kept()) else 'nothing was saved yet'}"
             ) from error
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, SupernetError) or self.checkpoint_path is None or self.keeper.began:
+                raise
+            raise SupernetError(
+                f"{self.checkpoint_path} is damaged, or holds another training ({type(error).__name__});"
+                " leave --resume out to begin anew"
+            ) from error
         if not self.trainer.global_step:
             raise SupernetError(
                 "no batch was trained; look at --trainer.limit_train_batches, --trainer.max_steps and"

@@ -18,7 +18,7 @@ from supernet.errors import SupernetError
 MODE = "bounded yaml"
 """Name of the loader, for a parser's ``parser_mode``."""
 
-_MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_LETTERS = 2**20, 10_000, 100, 10_000
+MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_LETTERS = 2**20, 10_000, 100, 10_000
 """Of a configuration, and letters of each value; those in configs/ have 1,200 bytes, 50 values and depth 4."""
 
 _GROUPS = ("model", "data", "trainer")
@@ -27,9 +27,7 @@ _NO_CONFIGURATION = ("checkpoint", "genotype")
 
 def load(text: str) -> Any:
     """Read YAML as jsonargparse does, within bounds."""
-    if len(text) > _MAX_BYTES:
-        raise _refused(f"it has {len(text):,} letters, and {_MAX_BYTES:,} are the limit")
-    _check_events(text)
+    check_yaml(text)
     try:
         value = get_loader("yaml")(text)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -46,8 +44,10 @@ def _refused(reason: str) -> yaml.YAMLError:
     return yaml.YAMLError(f"this configuration is refused: {reason}")
 
 
-def _check_events(text: str) -> None:
+def check_yaml(text: str) -> None:
     """Raise a YAMLError for more values than the limit once references are written out, or deeper ones, or tags."""
+    if len(text) > MAX_BYTES:
+        raise _refused(f"it has {len(text):,} letters, and {MAX_BYTES:,} are the limit")
     sizes: dict[str, int] = {}
     groups: list[tuple[str | None, int]] = []  # the reference to each open group, and the values before it
     num_values = 0
@@ -123,10 +123,8 @@ def _check_file(text: str) -> None:
         return
     if stat.S_ISFIFO(status.st_mode):
         raise SupernetError(f"{text} is a pipe; only --config reads from one")
-    if stat.S_ISREG(status.st_mode) and status.st_size > _MAX_BYTES:
-        raise SupernetError(
-            f"{text} is no configuration: it has {status.st_size:,} bytes, {_MAX_BYTES:,} are the limit"
-        )
+    if stat.S_ISREG(status.st_mode) and status.st_size > MAX_BYTES:
+        raise SupernetError(f"{text} is no configuration: it has {status.st_size:,} bytes, {MAX_BYTES:,} are the limit")
 
 
 def read_pipe(path: str) -> str | None:
@@ -140,7 +138,7 @@ def read_pipe(path: str) -> str | None:
         _check_file(text)
         return None
     with nullcontext(sys.stdin.buffer) if text == "-" else Path(text).open("rb") as file:
-        raw = file.read(_MAX_BYTES + 1)
-    if len(raw) > _MAX_BYTES:
-        raise SupernetError(f"{path} is no configuration: it has more than {_MAX_BYTES:,} bytes")
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise SupernetError(f"{path} is no configuration: it has more than {MAX_BYTES:,} bytes")
     return raw.decode()
