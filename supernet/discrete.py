@@ -18,11 +18,15 @@ Score = Callable[[Genotype], float]
 """How good a cell is; larger is better. All cells that are compared must be scored on the same data."""
 
 
+_MAX_MISSES = 10_000  # cells in a row that are not connected; the default space has 341 in all
+
+
 def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = False) -> Iterator[Genotype]:
     """Connected cells in order of falling joint probability, when edges are independent.
 
     The first one is the per-edge argmax, unless that is not connected. Best-first enumeration: it stops costing
-    anything when the caller has enough.
+    anything when the caller has enough. It ends early after many cells in a row that are not connected, as large
+    spaces can have them.
 
     Args:
         space: the cells.
@@ -43,10 +47,13 @@ def most_likely(space: CellSpace, log_probs: Tensor, *, exclude_none: bool = Fal
     # so every state is reached along exactly one path and always after a likelier one.
     start = (0,) * space.num_edges
     queue = [(-joint(start), start, 0)]
-    while queue:
+    misses = 0
+    while queue and misses <= _MAX_MISSES:
         _, ranks, last = heapq.heappop(queue)
         genotype = space.genotype([ranked[edge][rank][1] for edge, rank in enumerate(ranks)])
+        misses += 1
         if is_connected(genotype):
+            misses = 0
             yield genotype
         for edge in range(last, space.num_edges):
             if ranks[edge] + 1 < len(ranked[edge]):

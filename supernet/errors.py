@@ -12,6 +12,19 @@ class SupernetError(ValueError):
     The command line prints its message without a traceback and exits with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    r"""A message as one line that any terminal can show, whatever it quotes; at most 2,000 characters of it.
+
+    >>> print(one_line("no file a\nb\x1b[2J"))
+    no file a b\x1b[2J
+    """
+    shown = " ".join(message[:2_000].split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
 
 def guess(name: str, known: Iterable[str]) -> str:
     """A question after the closest known name, with a space behind it; empty if none is close.

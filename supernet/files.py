@@ -1,15 +1,40 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and reading files that may be anything."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from supernet.errors import SupernetError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says when no more can be written."""
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """Read a file that is not longer than it may be; a pipe or a device, which may have no end, is not opened.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is something else than a file, or too long, or its name is impossible.
+    """
+    check_regular(path, max_bytes)
+    with Path(path).open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:  # some files do not tell their length
+        raise ValueError(f"it is longer than {max_bytes:,} bytes")
+    return content
+
+
+def check_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+    """Raise ValueError for what is no file, or longer than it may be; and OSError if there is nothing."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder, a pipe or a device, and no file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise ValueError(f"it has {status.st_size:,} bytes, and {max_bytes:,} are the limit")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

@@ -11,13 +11,13 @@ import json
 import os
 import random
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
-from supernet.files import write_whole
+from supernet.files import read_regular, write_whole
 
 NAS_BENCH_201_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """The five candidate operations of NAS-Bench-201 (Dong and Yang, 2020), in the official order."""
@@ -27,7 +27,10 @@ ZERO = "none"
 
 _EXAMPLE = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
 _NODE = re.compile(r"\|(?:[^|~+\s]+~\d+\|)+", re.ASCII)
-_MAX_NODES = 16  # far above any cell in use; keeps hostile input cheap
+MAX_NODES = 16
+"""Nodes of a cell, at most: far above any cell in use; it keeps hostile input cheap."""
+
+_MAX_BYTES = 2**20  # of a JSON file; those of `Genotype.save` have less than 10,000
 
 
 def edge_list(num_nodes: int) -> tuple[tuple[int, int], ...]:
@@ -62,9 +65,9 @@ class Genotype:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", (self.ops,) if isinstance(self.ops, str) else tuple(self.ops))
-        if not 2 <= self.num_nodes <= _MAX_NODES or len(edge_list(self.num_nodes)) != len(self.ops):
+        if not 2 <= self.num_nodes <= MAX_NODES or len(edge_list(self.num_nodes)) != len(self.ops):
             raise SupernetError(
-                f"a cell has 1, 3, 6, 10, ... edges (every node is fed by all earlier ones, {_MAX_NODES} nodes"
+                f"a cell has 1, 3, 6, 10, ... edges (every node is fed by all earlier ones, {MAX_NODES} nodes"
                 f" at most), got {len(self.ops)} operations"
             )
         for op in self.ops:
@@ -143,11 +146,11 @@ class Genotype:
             SupernetError: not JSON, not a genotype, or its parts contradict one another.
         """
         try:
-            record = json.loads(text)
+            record = json.loads(text, object_pairs_hook=_without_repetition)
         except (ValueError, RecursionError) as error:
             raise SupernetError(f"a genotype file holds JSON, and this does not parse: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get("genotype"), str):
-            found = f"the keys {_shorten(str(sorted(record)))}" if isinstance(record, dict) else type(record).__name__
+            found = f"the keys {reprlib.repr(sorted(record))}" if isinstance(record, dict) else type(record).__name__
             raise SupernetError(
                 f"a genotype file is a JSON object with the cell string under 'genotype', got {found};"
                 " a genotype of another search space cannot be used here"
@@ -158,7 +161,7 @@ class Genotype:
             found = record.get(key, told[key])
             if type(found) is not type(told[key]) or found != told[key]:
                 raise SupernetError(
-                    f"the genotype file contradicts itself: {key!r} says {_shorten(str(found))}, but the cell"
+                    f"the genotype file contradicts itself: {key!r} says {reprlib.repr(found)}, but the cell"
                     f" string means {told[key]}; keep the one that is right and delete the other key"
                 )
         return genotype
@@ -179,11 +182,19 @@ class Genotype:
             SupernetError: the file is missing, unreadable, or no genotype.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(read_regular(path, _MAX_BYTES).decode())
         except SupernetError as error:
             raise SupernetError(f"{path}: {error}") from None
         except (OSError, ValueError) as error:
             raise SupernetError(f"cannot read the genotype file {path!r}: {error}") from None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; JSON leaves open which of two equal keys counts."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key is there twice")
+    return record
 
 
 def _shorten(text: str) -> str:

@@ -58,10 +58,14 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         minutes: how long an epoch may go on without a save.
+
+    Attributes:
+        began: whether the training has begun, and everything that it goes on from is in its place.
     """
 
     def __init__(self, minutes: float = 10.0) -> None:
         self.minutes = minutes
+        self.began = False
         self._seconds_before = 0.0
         self._ended: float | None = None
         self._told: int | None = None
@@ -78,7 +82,7 @@ class LastCheckpoint(Checkpoint):
         """Go on with the random numbers of the checkpoint, and listen to signals from now on."""
         if self._random is not None:
             set_random_state(self._random)
-        self._trainer = trainer
+        self._trainer, self.began = trainer, True
         self._told, self._asked = (signal.SIGTERM if trainer.received_sigterm else None), None
         self._began = self._saved = time.monotonic()
         self._ended = None

@@ -77,7 +77,7 @@ class Skeleton(nn.Module):
         track: whether batch normalisation keeps running statistics for evaluation.
 
     Raises:
-        SupernetError: a number is too small.
+        SupernetError: a number is too small, or far above any network in use.
     """
 
     layout = torch.channels_last
@@ -123,16 +123,18 @@ class Skeleton(nn.Module):
 
 
 def check_skeleton(*, channels: int, num_cells: int, num_classes: int, image_channels: int) -> None:
-    """Raise `SupernetError` for a skeleton that cannot be built, naming the first number that is too small."""
-    floors = {
-        "channels": (channels, 1),
-        "num_cells": (num_cells, 1),
-        "num_classes": (num_classes, 2),
-        "image_channels": (image_channels, 1),
+    """Raise `SupernetError` for a skeleton that cannot be built, naming the first number that is too small or large."""
+    limits = {
+        "channels": (channels, 1, 4_096),
+        "num_cells": (num_cells, 1, 1_000),
+        "num_classes": (num_classes, 2, 1_000_000),
+        "image_channels": (image_channels, 1, 1_024),
     }
-    for name, (value, floor) in floors.items():
+    for name, (value, floor, ceiling) in limits.items():
         if value < floor:
             raise SupernetError(f"{name} must be at least {floor}, got {value}")
+        if value > ceiling:
+            raise SupernetError(f"{name} must be at most {ceiling:,}, got {value}")
 
 
 def check_image_size(height: int, width: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from supernet.errors import SupernetError, nearest
-from supernet.genotype import NAS_BENCH_201_OPS, ZERO, Genotype, edge_list
+from supernet.genotype import MAX_NODES, NAS_BENCH_201_OPS, ZERO, Genotype, edge_list
 
 SKIP = "skip_connect"
 """The operation that passes its input on unchanged."""
@@ -25,7 +25,7 @@ class CellSpace:
         ops: names of the candidate operations, in the order of the mixture's columns.
 
     Raises:
-        SupernetError: fewer than two nodes, no operations, or an operation named twice.
+        SupernetError: fewer than two nodes or too many, no operations, or an operation named twice.
 
     >>> CellSpace().size
     15625
@@ -39,6 +39,8 @@ class CellSpace:
         object.__setattr__(self, "ops", (self.ops,) if isinstance(self.ops, str) else tuple(self.ops))
         if self.num_nodes < 2:
             raise SupernetError(f"num_nodes must be at least 2 (an input and an output), got {self.num_nodes}")
+        if self.num_nodes > MAX_NODES:
+            raise SupernetError(f"num_nodes must be at most {MAX_NODES}, got {self.num_nodes}")
         for op in self.ops:
             Genotype((op,) * self.num_edges)  # says what is wrong with a name, or with so many nodes
         if not set(self.ops) - {ZERO} or len(set(self.ops)) != len(self.ops):

@@ -28,6 +28,29 @@ def test_a_search_does_not_go_on_from_a_damaged_checkpoint(found: Found, here: P
     assert kept.read_bytes() == before
 
 
+STRANGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no optimizers": lambda checkpoint: checkpoint.pop("optimizer_states"),
+    "optimizers that are none": lambda checkpoint: checkpoint.update(optimizer_states=[None, 0.5]),
+    "a tensor of another shape": lambda checkpoint: checkpoint["state_dict"].update({"search.logits": torch.zeros(3)}),
+    "a seed that is a list": lambda checkpoint: checkpoint["SearchData"].update(seed=[]),
+    "an endless number of steps": lambda checkpoint: checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][
+        "total"
+    ].update(ready=float("inf")),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_search_does_not_go_on_from_a_state_that_is_none(found: Found, here: Path, strange: str) -> None:
+    shutil.copytree(found.folder / "logs", "logs")
+    (kept,) = here.rglob("last.ckpt")
+    checkpoint = torch.load(kept, weights_only=True)
+    STRANGE[strange](checkpoint)
+    torch.save(checkpoint, kept)
+    before = kept.read_bytes()
+    assert re.search("damaged|start it anew", sentence(run(search, *TINY, "--resume")))
+    assert kept.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("args", "name"),
     [

@@ -28,7 +28,8 @@ import supernet.strategies
 from supernet.callbacks import EpochLines
 from supernet.cli import runs
 from supernet.cli.checkpoint import load_checkpoint, progress
-from supernet.errors import SupernetError, guess, nearest
+from supernet.cli.configuration import MODE, check_arguments, read_pipe
+from supernet.errors import SupernetError, guess, nearest, one_line
 from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
 from supernet.keep import LastCheckpoint, Stopped
@@ -50,8 +51,13 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one sentence and exit with status 2."""
-        print(f"error: {self._explain(message)}", file=sys.stderr)
+        print(f"error: {one_line(self._explain(message))}", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Read a configuration that is not too long to be one."""
+        text = read_pipe(os.fspath(path))
+        return super().parse_path(path, *args, **kwargs) if text is None else self.parse_string(text, **kwargs)
 
     def _explain(self, message: str) -> str:
         options = [option for action in self._actions for option in action.option_strings]
@@ -117,6 +123,7 @@ class CommandLine(LightningCLI):
         callbacks: list[Callback],
     ) -> None:
         self.keeper = LastCheckpoint()
+        check_arguments(args)
         try:
             super().__init__(
                 model_class,
@@ -124,7 +131,7 @@ class CommandLine(LightningCLI):
                 args=list(args),
                 run=False,
                 parser_class=Parser,
-                parser_kwargs={"allow_abbrev": False, "description": description, "usage": usage},
+                parser_kwargs={"parser_mode": MODE, "allow_abbrev": False, "description": description, "usage": usage},
                 save_config_callback=None,  # `fit` writes it, whole
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
@@ -243,6 +250,13 @@ class CommandLine(LightningCLI):
                 f"the disk is full ({error.strerror}): make room, then repeat the command with --resume;"
                 f" {f'it goes on from {path}' if (path := self.kept()) else 'nothing was saved yet'}"
             ) from error
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, SupernetError) or self.checkpoint_path is None or self.keeper.began:
+                raise
+            raise SupernetError(
+                f"{self.checkpoint_path} is damaged, or holds another training ({type(error).__name__});"
+                " leave --resume out to begin anew"
+            ) from error
         if not self.trainer.global_step:
             raise SupernetError(
                 "no batch was trained; look at --trainer.limit_train_batches, --trainer.max_steps and"
@@ -332,7 +346,7 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         sys.stdout = None
         return 1
     except (SupernetError, MisconfigurationException, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         path, number = stop.args

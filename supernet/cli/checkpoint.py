@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
 from typing import Any
 
 import torch
 
+from supernet.cli.archive import check_archive
+from supernet.cli.configuration import check_named_files
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.module import CHECKPOINT_KEY
+from supernet.module import CHECKPOINT_KEY, SearchModule
+from supernet.network import Supernet
+from supernet.space import CellSpace
+
+_DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
+"""What libraries raise when they are handed parts that do not fit together."""
 
 
 def load_checkpoint(path: str) -> dict[str, Any]:
@@ -19,13 +28,14 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         SupernetError: there is no such file, or it is damaged.
     """
     try:
+        check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SupernetError(f"there is no checkpoint {path}; a search leaves one in its checkpoints folder") from None
-    except pickle.UnpicklingError:
-        raise SupernetError(f"{path} is no checkpoint: it holds something else than tensors and plain values") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise SupernetError(f"{path} is damaged, or no checkpoint at all ({type(error).__name__})") from None
+    except (OSError, ValueError) as error:
+        raise SupernetError(f"{path} is no checkpoint at all, or is damaged: {error}") from None
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        raise SupernetError(f"{path} is no checkpoint at all, or is damaged ({type(error).__name__})") from None
     if not isinstance(checkpoint, dict):
         raise SupernetError(f"{path} is a checkpoint of something else: it holds {type(checkpoint).__name__}")
     return checkpoint
@@ -43,7 +53,64 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
         if not isinstance(checkpoint.setdefault(part, {}), dict):
             raise SupernetError(f"{path} is damaged: {part} holds {type(checkpoint[part]).__name__}")
+    try:
+        json.dumps(checkpoint[CHECKPOINT_KEY])
+    except (TypeError, ValueError):
+        raise SupernetError(f"{path} is damaged: where its cell comes from is not told in plain values") from None
+    for name, value in checkpoint["datamodule_hyper_parameters"].items():
+        if type(value) not in _DATA_OPTIONS.get(name, ()):
+            raise SupernetError(f"{path} is damaged: option {name!r} of its images is {type(value).__name__}")
     return checkpoint
+
+
+_DATA_OPTIONS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "root", "_instantiator"), (str,)),
+    **dict.fromkeys(("batch_size", "eval_batch_size"), (int,)),
+    **dict.fromkeys(("download", "on_device"), (bool,)),
+    "image_size": (int, type(None)),
+}
+"""Options of the images of a search, and their types."""
+
+
+def build_search(path: str, checkpoint: dict[str, Any]) -> SearchModule:
+    """Build the search of a checkpoint that `read_checkpoint` has read, with its parameters.
+
+    Raises:
+        SupernetError: its parts do not fit together; a network that its parameters do not fill is never built.
+    """
+    try:
+        _check_network(checkpoint)
+        return SearchModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except SupernetError as error:
+        raise SupernetError(f"{path}: {error}") from None
+    except (ValueError, argparse.ArgumentError, *_DAMAGE) as error:
+        raise SupernetError(f"{path} is damaged, or was not written by train.py ({type(error).__name__})") from None
+
+
+def _check_network(checkpoint: dict[str, Any]) -> None:
+    """Hyperparameters are numbers and names, and describe the network whose parameters are there."""
+    hparams, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    told = {name: checkpoint.get(name) for name in ("hparams", "module_arguments", "hparams_type")}
+    told |= {"_class_path": hparams.get("_class_path")}
+    instantiator = hparams.get("_instantiator")
+    if any(value is not None for value in told.values()) or instantiator not in (None, _INSTANTIATOR):
+        raise SupernetError("it asks for classes that no search needs")
+    search, space = hparams["search"], hparams["space"]
+    if set(search) - {"class_path", "init_args"} or set(space) != {"num_nodes", "ops"}:
+        raise SupernetError("its search strategy or its space is not told as train.py does")
+    check_named_files(search)
+    check_named_files(space)
+    names = ("channels", "num_cells", "num_classes")
+    with torch.device("meta"):
+        network = Supernet(
+            CellSpace(**space), **{name: hparams[name] for name in names}, image_channels=hparams["image_shape"][0]
+        )
+    expected = {f"supernet.{name}": parameter.shape for name, parameter in network.named_parameters()}
+    if expected != {name: value.shape for name, value in state.items() if name.startswith("supernet.")}:
+        raise SupernetError("its parameters are not those of the network that it describes")
+
+
+_INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
 def recorded_genotype(path: str, checkpoint: dict[str, Any]) -> Genotype:
@@ -68,11 +135,13 @@ def progress(checkpoint: dict[str, Any]) -> tuple[int, str]:
     """
     try:
         loop = checkpoint["loops"]["fit_loop"]
-        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]["processed"]
-        total, current = int(batches["total"]["ready"]), int(batches["current"]["ready"])
-    except (KeyError, TypeError, ValueError):
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
+        total, current = batches["total"]["ready"], batches["current"]["ready"]
+        completed, processed, last = epochs["completed"], epochs["processed"], batches["is_last_batch"]
+    except (KeyError, TypeError):
         raise SupernetError("the checkpoint of this run does not say how far it came; start it anew") from None
-    if batches["current"]["ready"] == 0 or loop["epoch_progress"]["current"]["completed"] < epochs:
-        return total, f"epoch {epochs}"
-    last = batches["is_last_batch"]
-    return total, f"the steps of epoch {epochs + 1}" if last else f"step {current} of epoch {epochs + 1}"
+    if {type(number) for number in (total, current, completed, processed)} != {int}:
+        raise SupernetError("the checkpoint of this run does not say in numbers how far it came; start it anew")
+    if current == 0 or completed < processed:
+        return total, f"epoch {processed}"
+    return total, f"the steps of epoch {processed + 1}" if last else f"step {current} of epoch {processed + 1}"

@@ -14,13 +14,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 from supernet.cli.base import CommandLine, command, describe_cell
-from supernet.cli.checkpoint import read_checkpoint, recorded_genotype
+from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.genotype import Genotype
-from supernet.module import CHECKPOINT_KEY, SearchModule
+from supernet.module import CHECKPOINT_KEY
 from supernet.plot import draw_cell
 from supernet.retrain import RetrainModule, export_program
 from supernet.space import is_connected
@@ -125,10 +125,7 @@ class DeriveCommand(CommandLine):
             )
         if self.config.top_k is not None and self.config.top_k < 1:
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
-        try:
-            module = SearchModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise SupernetError(f"{path} is damaged, or was not written by train.py ({type(error).__name__})") from None
+        module = build_search(path, checkpoint)
         if self.config.top_k is not None and not isinstance(module.search, FactorisedSearch):
             raise SupernetError(f"{type(module.search).__name__} has no most likely cells: leave --top_k out")
         for option in ("top_k", "exclude_none"):
@@ -137,7 +134,7 @@ class DeriveCommand(CommandLine):
         if "name" not in checkpoint["datamodule_hyper_parameters"]:
             raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
         searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
-        data = SearchData(**{**searched, "root": self.config.data.root})
+        data = SearchData(**{**searched, **{name: self.config.data[name] for name in ("root", "download")}})
         options: dict[str, Any] = {name: self.config.trainer[name] for name in ("accelerator", "precision")}
         options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         metrics = Trainer(**options, devices=1).validate(module, datamodule=data, verbose=False)

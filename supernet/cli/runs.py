@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from supernet.cli.configuration import MAX_BYTES, check_yaml
 from supernet.errors import SupernetError
+from supernet.files import read_regular
 
 CONFIG, CHECKPOINT = "config.yaml", Path("checkpoints", "last.ckpt")
 """What a run was asked to do, and its last state; both in its folder."""
@@ -80,6 +82,7 @@ def what_it_does(config: str) -> dict[str, Any]:
     >>> what_it_does("seed_everything: 0\ntrainer: {max_epochs: 3, devices: 2}")
     {'seed_everything': 0, 'trainer.max_epochs': 3}
     """
+    check_yaml(config)
     flat: dict[str, Any] = {}
     for name, value in (yaml.safe_load(config) or {}).items():
         flat.update({f"{name}.{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value})
@@ -89,7 +92,7 @@ def what_it_does(config: str) -> dict[str, Any]:
 def first_difference(folder: Path, config: str) -> str | None:
     """In what a run departs from a configuration: ``--option was A, now it is B``; None if in nothing."""
     try:
-        began = what_it_does((folder / CONFIG).read_text(encoding="utf-8"))
+        began = what_it_does(read_regular(folder / CONFIG, MAX_BYTES).decode())
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return f"its {CONFIG} is missing or damaged"
     now = what_it_does(config)

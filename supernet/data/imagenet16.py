@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,39 +10,24 @@ from numpy.typing import NDArray
 
 from supernet.data.image_set import ImageSet
 from supernet.errors import SupernetError
+from supernet.files import read_regular
+from supernet.pickles import Request, read_pickle
+
+_MAX_BYTES, _MAX_STEPS = 2**28, 400_000
+"""Of one file; those that were published have up to 100 MB, and an instruction for each of 128,118 labels."""
+
+_ARRAYS = {
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
+}
+"""What a pickled array asks for. Not even numpy runs: handed a hostile state, it can crash the interpreter."""
 
 
-class _Recorded:
-    """Stands in for numpy's classes while a pickle is read: it keeps what it is told and executes nothing."""
-
-    state: Any = None
-
-    def __init__(self, *args: object) -> None:
-        self.args = args
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of arrays of bytes and plain containers, and refuses whatever else they ask for.
-
-    Not even numpy's own functions run: handed a hostile state they can crash the interpreter.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            return _Recorded
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array of bytes needs")
-
-
-def _bytes_array(recorded: _Recorded) -> NDArray[np.uint8]:
+def _bytes_array(array: Request) -> NDArray[np.uint8]:
     """The array of bytes that was pickled, flat."""
-    _, _, dtype, _, raw = recorded.state
+    _, _, dtype, _, raw = array.state
     if dtype.args[0] not in ("u1", "|u1"):
-        raise ValueError(f"its array holds {dtype.args[0]}, not bytes")
+        raise ValueError(f"its array holds {dtype.args[0]!s:.20}, not bytes")
     return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=np.uint8)
 
 
@@ -56,12 +39,6 @@ def load_imagenet16(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
     return joined, load_part(folder / "val_data")
 
 
-_BROKEN_PICKLE = (
-    *(OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError),
-    *(OverflowError, MemoryError, RecursionError),
-)
-
-
 def load_part(path: Path) -> ImageSet:
     """The images of classes 1 to 120 in one of the published files, classes renumbered from 0.
 
@@ -69,8 +46,7 @@ def load_part(path: Path) -> ImageSet:
         SupernetError: the file is missing, or is not what was published.
     """
     try:
-        with path.open("rb") as file:
-            record = _ArrayUnpickler(file, encoding="latin1").load()
+        record = read_pickle(read_regular(path, _MAX_BYTES), _ARRAYS, _MAX_STEPS)
         data = _bytes_array(record["data"]).reshape(-1, 3, 16, 16)
         labels = list(record["labels"])
         if len(labels) != len(data) or any(type(label) is not int or not 1 <= label <= 1000 for label in labels):
@@ -80,7 +56,7 @@ def load_part(path: Path) -> ImageSet:
             f"{path} is missing; ImageNet16-120 is read from the files train_data_batch_1 to 10 and val_data as"
             " published, and cannot be downloaded from here: pass --data.root with the folder that holds them"
         ) from None
-    except _BROKEN_PICKLE as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SupernetError(f"{path} is no part of ImageNet16 as published ({error}); fetch it again") from None
     classes = torch.tensor(labels, dtype=torch.long)
     kept = classes <= 120

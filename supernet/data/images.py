@@ -5,20 +5,27 @@ Shapes: N images of C channels, height H and width W.
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from supernet.data.image_set import ImageSet
 from supernet.data.imagenet16 import load_imagenet16
 from supernet.errors import SupernetError, nearest
+from supernet.files import check_regular
 from supernet.network import check_image_size
 
 
@@ -110,17 +117,10 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-class _ClassFolders(ImageFolder):  # type: ignore[misc]
-    """torchvision's folder of class folders, blind to hidden ones."""
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The names of the classes, and the number of each."""
-        names = _class_folders(Path(directory))
-        return names, {name: number for number, name in enumerate(names)}
-
-
 def _describe_folder(root: Path, image_size: int) -> DataSet:
     check_image_size(image_size, image_size)
+    if image_size > _MAX_SIZE:
+        raise SupernetError(f"image_size must be at most {_MAX_SIZE:,}, got {image_size}")
     if not root.is_dir():
         raise SupernetError(f"{root.resolve()} is no folder; pass --data.root, and {_LAYOUT}")
     split = (root / "train").is_dir()
@@ -146,26 +146,79 @@ def _describe_folder(root: Path, image_size: int) -> DataSet:
     return DataSet(load, len(classes), (3, image_size, image_size), padding=image_size // 8, flip=True)
 
 
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+"""What is read, whatever a file is called: Pillow would run another program for some formats."""
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_MAX_SIZE, _MAX_PIXELS = 4_096, 2**26
+"""Height and width to which images are resized; pixels of a file, which take up to half a gigabyte on the way."""
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images anywhere under a folder, in order of their folders and names."""
+    files: list[tuple[str, str]] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, _, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            raise SupernetError(f"{parent} is a link to a folder that is there already; remove it")
+        seen.add((status.st_dev, status.st_ino))
+        files += [(parent, name) for name in names if name.lower().endswith(_ENDINGS)]
+    if not files:
+        raise SupernetError(
+            f"{folder.parent.resolve()} has a class without images: {folder.name}; remove it, or fill it"
+        )
+    return [Path(parent, name) for parent, name in sorted(files)]
+
+
 def _read_folder(folder: Path, image_size: int) -> ImageSet:
     """All images of a folder of class folders: shorter side resized, then the centre square."""
+    classes = [_image_files(folder / name) for name in _class_folders(folder)]
+    shape = (sum(len(files) for files in classes), image_size, image_size, 3)
     try:
-        files = _ClassFolders(str(folder)).samples
-    except FileNotFoundError as error:
-        raise SupernetError(f"{folder.resolve()} has a class without images: {error}") from None
-    images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
-    for position, (path, _) in enumerate(files):
+        images = np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        raise SupernetError(f"{shape[0]} images do not fit the memory; pass a smaller --data.image_size") from None
+    for position, path in enumerate(itertools.chain.from_iterable(classes)):
         try:
-            with Image.open(path) as image:
-                if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip it to white or black
-                    raise ValueError(f"its pixels are of type {image.mode}, not 8 bits a channel")
-                square = min(image.size)
-                left, top = (image.width - square) / 2, (image.height - square) / 2
-                box = (left, top, left + square, top + square)
-                images[position] = np.asarray(_to_rgb(image).resize((image_size, image_size), box=box))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            images[position] = _read_image(path, image_size)
+        except (*_BROKEN_IMAGE, Image.DecompressionBombError) as error:
             raise SupernetError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
-    labels = torch.tensor([label for _, label in files])
+    labels = torch.tensor([label for label, files in enumerate(classes) for _ in files])
     return ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+_BROKEN_IMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
+    """The centre square of an image, shape (image_size, image_size, 3)."""
+    check_regular(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is odd about the description of an image, and not of its pixels
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, and {_MAX_PIXELS:,} are the limit")
+            if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip it to white or black
+                raise ValueError(f"its pixels are of type {image.mode}, not 8 bits a channel")
+            square = min(image.size)
+            left, top = (image.width - square) / 2, (image.height - square) / 2
+            box = (left, top, left + square, top + square)
+            return np.asarray(_to_rgb(image).resize((image_size, image_size), box=box))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

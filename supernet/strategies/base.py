@@ -115,8 +115,7 @@ class FactorisedSearch(SearchStrategy):
 
     def __init__(self, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__()
-        if top_k < 1:
-            raise SupernetError(f"top_k must be at least 1, got {top_k}")
+        check_candidates(top_k=top_k)
         self.top_k, self.exclude_none = top_k, exclude_none
 
     def bind(self, space: CellSpace, seed: int) -> None:
@@ -134,10 +133,25 @@ class FactorisedSearch(SearchStrategy):
         return self.logits.detach().softmax(dim=1)
 
     def derive(self, score: Score) -> Genotype:
-        """The best of the ``top_k`` most likely connected cells."""
+        """The best of the ``top_k`` most likely connected cells.
+
+        Raises:
+            SupernetError: none of very many is connected.
+        """
         log_probs = self.logits.detach().log_softmax(dim=1)
         cells = list(islice(most_likely(self.space, log_probs, exclude_none=self.exclude_none), self.top_k))
+        if not cells:
+            raise SupernetError("none of the most likely cells is connected; exclude_none keeps to those that are")
         return best(cells, score)
+
+
+def check_candidates(**number: int) -> None:
+    """Raise `SupernetError` for a number of cells to compare that is below 1, or would take for ever."""
+    for name, value in number.items():
+        if value < 1:
+            raise SupernetError(f"{name} must be at least 1, got {value}")
+        if value > 100_000:
+            raise SupernetError(f"{name} must be at most 100,000, got {value}")
 
 
 def best(cells: list[Genotype], score: Score) -> Genotype:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from supernet.discrete import Score, random_cells
-from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.strategies.base import SearchStrategy, best, seeded
+from supernet.strategies.base import SearchStrategy, best, check_candidates, seeded
 
 
 class RandomSearch(SearchStrategy):
@@ -23,8 +22,7 @@ class RandomSearch(SearchStrategy):
 
     def __init__(self, num_samples: int = 100, exclude_none: bool = False) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise SupernetError(f"num_samples must be at least 1, got {num_samples}")
+        check_candidates(num_samples=num_samples)
         self.num_samples, self.exclude_none = num_samples, exclude_none
 
     def forward(self) -> Tensor:
