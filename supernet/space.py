@@ -40,7 +40,7 @@ class CellSpace:
         if self.num_nodes < 2:
             raise SupernetError(f"num_nodes must be at least 2 (an input and an output), got {self.num_nodes}")
         if self.num_nodes > MAX_NODES:
-            raise SupernetError(f"num_nodes must be at most {MAX_NODES}, got {self.num_nodes}")
+            raise SupernetError(f"a cell has {MAX_NODES} nodes at most, got num_nodes={self.num_nodes}")
         for op in self.ops:
             Genotype((op,) * self.num_edges)  # says what is wrong with a name, or with so many nodes
         if not set(self.ops) - {ZERO} or len(set(self.ops)) != len(self.ops):

@@ -681,18 +681,18 @@ def fuzzers(genuine: str, rng: random.Random) -> dict[str, tuple[int, Callable[[
         describe("folder", Path("fuzzed_images"), 8).load(Path("fuzzed_images"), False)
 
     return {
-        "checkpoint, bytes of the file": (150, archive_bytes),
-        "checkpoint, bytes of its values": (150, archive_values),
-        "checkpoint, parts of its values": (60, archive_structure),
-        "checkpoint, network it describes": (40, network),
+        "checkpoint, bytes of the file": (80, archive_bytes),
+        "checkpoint, bytes of its values": (80, archive_values),
+        "checkpoint, parts of its values": (30, archive_structure),
+        "checkpoint, network it describes": (20, network),
         "configuration, bytes": (1_000, yaml_bytes),
         "configuration, parts": (8, yaml_structure),
         "cell string, bytes": (5_000, cells),
         "cell file, bytes": (2_000, documents),
         "cell file, parts": (2_000, document_structure),
-        "ImageNet16, bytes": (2_000, imagenet),
-        "ImageNet16, instructions": (3_000, soup),
-        "images, bytes": (600, picture),
+        "ImageNet16, bytes": (1_000, imagenet),
+        "ImageNet16, instructions": (1_500, soup),
+        "images, bytes": (300, picture),
     }
 
 

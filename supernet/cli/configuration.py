@@ -18,8 +18,8 @@ from supernet.errors import SupernetError
 MODE = "bounded yaml"
 """Name of the loader, for a parser's ``parser_mode``."""
 
-MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_LETTERS = 2**20, 10_000, 100, 10_000
-"""Of a configuration, and letters of each value; those in configs/ have 1,200 bytes, 50 values and depth 4."""
+MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_LETTERS, _MAX_DIGITS = 2**20, 10_000, 100, 10_000, 1_000
+"""Of a configuration, and letters of a value in quotes and of one without; configs/ has 1,200 bytes and 50 values."""
 
 _GROUPS = ("model", "data", "trainer")
 _NO_CONFIGURATION = ("checkpoint", "genotype")
@@ -76,8 +76,9 @@ def check_yaml(text: str) -> None:
 
 
 def _check_scalar(event: yaml.ScalarEvent) -> None:
-    if len(event.value) > _MAX_LETTERS:
-        raise _refused(f"one of its values has {len(event.value):,} letters, and {_MAX_LETTERS:,} are the limit")
+    limit = _MAX_LETTERS if event.style else _MAX_DIGITS
+    if len(event.value) > limit:
+        raise _refused(f"one of its values has {len(event.value):,} letters, and {limit:,} are the limit")
 
 
 def check_arguments(args: Sequence[str]) -> None:
