@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -60,7 +61,11 @@ class DataParallel(DDPStrategy):
         if isinstance(self.cluster_environment, TorchElasticEnvironment):
             return os.getppid()
         is_child = isinstance(self.cluster_environment, LightningEnvironment) and self.local_rank > 0
-        return int(os.environ[_PARENT]) if is_child and _PARENT in os.environ else None
+        if not is_child or _PARENT not in os.environ:
+            return None
+        parent = int(os.environ[_PARENT])
+        inherited = parent != os.getppid() and Path(f"/proc/{parent}").exists()  # from a process further up
+        return None if inherited else parent
 
     def setup(self, trainer: Trainer) -> None:
         """Refuse what would be ignored."""

@@ -217,7 +217,7 @@ def test_a_space_too_large_to_count_with_len_is_still_a_space() -> None:
     ("num_nodes", "ops", "sentence"),
     [
         (1, ("a",), "num_nodes must be at least 2"),
-        (65, ("a",), "16 nodes at most"),
+        (65, ("a",), "16 nodes at most, got num_nodes=65"),
         (3, ("a b", "c"), "without '|', '~', '\\+' or spaces"),
         (3, ("none",), "an operation other than 'none'"),
         (3, (), "an operation other than 'none'"),
