@@ -101,6 +101,12 @@ def test_what_was_counted_in_a_genuine_checkpoint_passes(stopped: tuple[Path, Re
     check_counted(stopped[1])
 
 
+@pytest.mark.parametrize("loss", [None, float("nan"), 2.3])
+def test_any_loss_was_possible(loss: float | None, stopped: tuple[Path, Record]) -> None:
+    running = {"arch": {**stopped[1]["running"]["arch"], "loss": loss}}
+    check_counted({**stopped[1], "running": running})
+
+
 def tampered(rng: random.Random, value: Any) -> Any:
     """A nested value with one of its parts replaced or missing."""
     if not isinstance(value, dict | list | tuple) or not value or rng.random() < 0.05:

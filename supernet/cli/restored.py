@@ -40,7 +40,9 @@ def _is_count(name: str, value: Any) -> bool:
 def _is_sum(name: str, value: Any) -> bool:
     if name == "pending":
         return isinstance(value, torch.Tensor)
-    return (name == "loss" and value is None) or _is_number(name, value)
+    if name == "loss":  # of a strategy that has nothing to learn there is none
+        return value is None or isinstance(value, int | float)
+    return _is_number(name, value)
 
 
 _PARTS = {"loops": _is_count, "lr_schedulers": _is_number, "running": _is_sum, "seconds": _is_number}
