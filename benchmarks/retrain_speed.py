@@ -16,7 +16,7 @@ from benchmarks.measure import in_turns, progress
 from benchmarks.report import Parser, Row, conditions, publish, ratio, row_of, sizes_of, table
 from benchmarks.retrain_ways import WAYS, count_step
 from benchmarks.ways import Setting
-from supernet.cli.base import quiet_libraries
+from supernet.cli.command import quiet_libraries
 from supernet.cli.derive import parse_genotype
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype

@@ -21,7 +21,7 @@ from benchmarks.measure import in_turns, markdown, progress
 from benchmarks.memory import count_step
 from benchmarks.report import Parser, conditions, publish, row_of, sizes_of, time_that_counts
 from benchmarks.ways import STRATEGIES, Setting, bare, num_images
-from supernet.cli.base import quiet_libraries
+from supernet.cli.command import quiet_libraries
 from supernet.genotype import NAS_BENCH_201_OPS
 
 MODULE = "benchmarks.scaling"

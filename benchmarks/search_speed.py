@@ -17,7 +17,7 @@ from benchmarks.measure import in_turns, progress
 from benchmarks.memory import count_step
 from benchmarks.report import Parser, Row, conditions, publish, ratio, row_of, sizes_of, table
 from benchmarks.ways import STRATEGIES, WAYS, Setting, num_images
-from supernet.cli.base import quiet_libraries
+from supernet.cli.command import quiet_libraries
 
 MODULE = "benchmarks.search_speed"
 DESCRIPTION = "Measure a bilevel search step, the textbook way and ours, side by side."

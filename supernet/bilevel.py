@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from supernet.descent import Descent, Tally, clip, pool, right_answers, take_step
+from supernet.descent import Descent, clip, pool, right_answers, take_step
 from supernet.network import Supernet
 from supernet.ranks import world_size
 from supernet.replay import Recorder
 from supernet.strategies import Batch, SearchStrategy
+from supernet.tally import Tally
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from supernet.descent import Bad, Running, first_bad
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.recipe import is_time_to_log
+from supernet.tally import Bad, Running, first_bad
 
 BadStep = Literal["stop", "skip"]
 """What to do about a step whose loss or gradient is not finite. It is never taken."""

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
 from supernet.cost import Cost, cost
-from supernet.descent import MeanLoss, Running, go_on, right_answers
+from supernet.descent import right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
@@ -33,6 +33,7 @@ from supernet.recipe import (
 from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
+from supernet.tally import MeanLoss, Running, go_on
 from supernet.versions import versions
 
 CHECKPOINT_KEY = "supernet"

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from supernet.descent import Descent, MeanLoss, Running, go_on
+from supernet.descent import Descent
 from supernet.files import write_whole
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
@@ -32,6 +32,7 @@ from supernet.recipe import (
 )
 from supernet.replay import recorder
 from supernet.strategies import Batch
+from supernet.tally import MeanLoss, Running, go_on
 
 
 class RetrainModule(LightningModule):

@@ -22,11 +22,12 @@ from benchmarks.measure import Sample, StepCount, in_turns, loop
 from benchmarks.textbook import textbook_of, textbook_optimizers, textbook_step
 from benchmarks.ways import MEAN, STD, STRATEGIES, Setting
 from supernet.bilevel import Bilevel
-from supernet.descent import Descent, Tally
+from supernet.descent import Descent
 from supernet.genotype import Genotype
 from supernet.network import Network, Supernet
 from supernet.replay import Recorder
 from supernet.strategies import DARTS, GDAS, Batch, RandomSearch, SearchStrategy
+from supernet.tally import Tally
 
 HOST = torch.device("cpu")
 MIB = 2**18  # float32 values in a MiB

@@ -13,13 +13,14 @@ from torch.optim import SGD, Adam
 
 import supernet.network
 from supernet.bilevel import Bilevel
-from supernet.descent import Descent, Running, Seen, Tally, use_fused
+from supernet.descent import Descent, use_fused
 from supernet.genotype import Genotype
 from supernet.mixed import Plan, make_plan
 from supernet.network import Network, Supernet
 from supernet.replay import WARM_UP, Graph, Recorder
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
+from supernet.tally import Running, Seen, Tally
 from tests.soft_graph import SoftGraph
 
 HOST = torch.device("cpu")

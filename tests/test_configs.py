@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from supernet.cli import derive
-from supernet.cli.base import Parser
+from supernet.cli.parser import Parser
 from supernet.data import RetrainData, SearchData
 from supernet.module import SearchModule
 from supernet.retrain import RetrainModule

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import supernet.strategies
 from supernet.cli import runs
-from supernet.cli.base import STRATEGIES
+from supernet.cli.parser import STRATEGIES
 from tests.processes import INTERRUPT, KILL, TERMINATE, USER, Ended, Fault, finish, run, start
 
 SMALL = [

@@ -1,21 +1,14 @@
-"""What both commands share: one parser with helpful errors, quiet libraries, mistakes without tracebacks."""
+"""What both commands share: their options, the folder of a run, its trainer, and how a training ends."""
 
 from __future__ import annotations
 
-import inspect
 import json
-import logging
 import os
-import re
 import signal
-import subprocess
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -24,77 +17,19 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-import supernet.strategies
 from supernet.callbacks import EpochLines
 from supernet.cli import runs
 from supernet.cli.checkpoint import load_checkpoint, progress
-from supernet.cli.configuration import MODE, check_arguments, read_pipe
+from supernet.cli.command import Interrupted, requeue
+from supernet.cli.configuration import MODE, check_arguments
+from supernet.cli.parser import Parser
 from supernet.cli.restored import check_counted
-from supernet.errors import SupernetError, guess, nearest, one_line
+from supernet.errors import SupernetError
 from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
 from supernet.keep import LastCheckpoint, Stopped
 from supernet.parallel import check_processes, choose_strategy, decided, is_first, launched_defaults
 from supernet.plot import sketch_cell
-
-STRATEGIES = [
-    name
-    for name, value in vars(supernet.strategies).items()
-    if inspect.isclass(value)
-    and issubclass(value, supernet.strategies.SearchStrategy)
-    and not inspect.isabstract(value)
-]
-"""Search strategies that come with the package, by the name the command line knows them under."""
-
-
-class Parser(LightningArgumentParser):
-    """Says in one sentence what is wrong, and names the nearest option or search strategy."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one sentence and exit with status 2."""
-        print(f"error: {one_line(self._explain(message))}", file=sys.stderr)
-        raise SystemExit(2)
-
-    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Read a configuration that is not too long to be one."""
-        text = read_pipe(os.fspath(path))
-        return super().parse_path(path, *args, **kwargs) if text is None else self.parse_string(text, **kwargs)
-
-    def _explain(self, message: str) -> str:
-        options = [option for action in self._actions for option in action.option_strings]
-        if match := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-            return _unknown_option(match[1].partition("=")[0], options)
-        if match := re.search(r"Group '(.+)' does not accept option '(.+)'", message):
-            return _unknown_option(f"--{match[1]}.{match[2]}", options)
-        if match := re.search(r"Option '(.+)' is not accepted", message):
-            # A name without a dot is an option of the strategy; a YAML key that fits nowhere comes with its path.
-            strategy = [] if "." in match[1] else _strategy_options()
-            return _unknown_option(f"--model.search.{match[1]}" if strategy else f"--{match[1]}", options + strategy)
-        if 'Parser key "model.search":' in message:
-            return _explain_strategy(message)
-        return " ".join(message.split())
-
-
-def _unknown_option(name: str, options: list[str]) -> str:
-    return f"unknown option {name}; {guess(name, options)}--help lists all options"
-
-
-def _strategy_options() -> list[str]:
-    classes = [getattr(supernet.strategies, name) for name in STRATEGIES]
-    return [f"--model.search.{name}" for cls in classes for name in inspect.signature(cls).parameters]
-
-
-def _explain_strategy(message: str) -> str:
-    match = re.search(r"(?:import path string: |Import path |class_path ')([\w.]+)", message)
-    name = match[1] if match else ""
-    module, _, short = name.rpartition(".")
-    if name and module in ("", "supernet.strategies"):
-        return (
-            f"unknown search strategy {name!r}: {nearest(short, STRATEGIES)}; a strategy of your own is named by its"
-            " import path, such as mine.Sigmoid for class Sigmoid in mine.py"
-        )
-    reason = message.strip().splitlines()[-1].strip(" -")
-    return f"--model.search {name} cannot be used: {reason}".replace("  ", " ")
 
 
 class CommandLine(LightningCLI):
@@ -272,19 +207,6 @@ class CommandLine(LightningCLI):
         return path if path.is_file() else None
 
 
-def requeue() -> None:
-    """Put the job of this process back into SLURM's queue, if it is one."""
-    if job := os.environ.get("SLURM_JOB_ID"):
-        try:
-            subprocess.run(["scontrol", "requeue", job], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"could not requeue job {job} ({error}); submit it again", file=sys.stderr)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was stopped from outside; its arguments are the checkpoint it left, or None, and the signal."""
-
-
 def _check_trainer(options: Any) -> None:
     """Refuse options of the Trainer that these commands could only ignore, or that end in a bare library error."""
     if options.max_epochs is None:
@@ -307,69 +229,3 @@ def describe_cell(genotype: Genotype, size: str) -> str:
     """A cell for the terminal: string, index, text table and cost."""
     index = "" if genotype.index is None else f" (official index {genotype.index})"
     return f"\nDerived cell{index}:\n  {genotype}\n\n{sketch_cell(genotype)}\n\n{size}\n"
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's tips to itself, and warnings about things that are meant to be as they are."""
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    said, threading.excepthook = threading.excepthook, _say_unless_said_again
-    with warnings.catch_warnings():
-        for message in _KNOWN_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            threading.excepthook = said
-
-
-def _say_unless_said_again(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread hands what stopped it on to the next one who logs, who says it in one sentence."""
-    if type(args.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(args)
-
-
-def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
-    """Run a command; a mistake of the user becomes one sentence.
-
-    Args:
-        run: the command.
-        args: its command line.
-
-    Returns:
-        Exit status: 0; 2 for a mistake of the user; 128 and the number of the signal for a run that was stopped.
-    """
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # a strategy in a file beside the user is importable
-    try:
-        with quiet_libraries():
-            run(args)
-    except BrokenPipeError:  # the reader of the output has left
-        sys.stdout = None
-        return 1
-    except (SupernetError, MisconfigurationException, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        path, number = stop.args
-        if not is_first():  # rank 0 speaks for all; Lightning kills it when another ends with an error
-            return 0
-        saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
-        print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
-        return 128 + int(number)
-    finally:
-        sys.path.remove(here)
-    return 0
-
-
-_KNOWN_WARNINGS = (
-    ".*does not have many workers.*",  # the images are in memory: workers would only copy them
-    ".*is an instance of `nn.Module` and is already saved.*",  # the strategy, saved as text by the command line
-    ".*smaller than the logging interval.*",  # the last batch of an epoch is always looked at
-    ".*no pre-optimization state was saved.*",  # a run goes on from the state after a step
-    ".*lr_scheduler.step.*before.*",  # the steps were taken before the run was interrupted
-    ".*sync_dist=True.*",  # what is logged was added up over all devices before
-    ".*LeafSpec.*",  # Lightning 2.6 with torch 2.12 and newer
-)
-"""Warnings of libraries about things that are meant to be as they are."""

@@ -13,8 +13,9 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
-from supernet.cli.base import CommandLine, command, describe_cell
+from supernet.cli.base import CommandLine, describe_cell
 from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype
+from supernet.cli.command import command
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
 from supernet.errors import SupernetError

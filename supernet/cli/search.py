@@ -10,7 +10,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from supernet.callbacks import GenotypeExport, SearchPictures
-from supernet.cli.base import CommandLine, command, describe_cell
+from supernet.cli.base import CommandLine, describe_cell
+from supernet.cli.command import command
 from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.module import SearchModule
