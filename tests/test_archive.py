@@ -97,6 +97,13 @@ def with_sizes(stored: int) -> bytes:
     return bytes(raw)
 
 
+def folder() -> bytes:
+    """The first file says that it is a folder."""
+    raw = bytearray(archive(GOOD))
+    raw[raw.index(b"PK\1\2") + 38] |= 0x10
+    return bytes(raw)
+
+
 FORGED: dict[str, Callable[[], bytes]] = {
     "the old format before an archive": lambda: saved({"other": 1}, zipped=False) + archive(GOOD),
     "an archive before an archive": lambda: archive(OTHER) + archive(GOOD),
@@ -106,6 +113,7 @@ FORGED: dict[str, Callable[[], bytes]] = {
     "something behind it": lambda: archive(GOOD) + b"x",
     "a comment": lambda: archive(GOOD)[:-2] + b"\x01\x00x",
     "a name with a zero": renamed,
+    "a folder": folder,
     "two sizes": lambda: with_sizes(len(GOOD) - 1),
 }
 

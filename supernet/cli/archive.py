@@ -121,7 +121,8 @@ def _is_plain(entry: zipfile.ZipInfo) -> bool:
         and entry.filename == entry.orig_filename
         and entry.filename.isascii()
         and entry.filename.isprintable()
-        and not entry.flag_bits & 1
+        and not entry.flag_bits & ~0x808
+        and not entry.external_attr & 0x10  # for a folder, PyTorch hands out memory that nobody has written
     )
 
 
