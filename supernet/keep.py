@@ -19,6 +19,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.ranks import largest, world_size
 from supernet.recipe import is_time_to_log
@@ -60,12 +61,13 @@ class LastCheckpoint(Checkpoint):
         minutes: how long an epoch may go on without a save.
 
     Attributes:
-        began: whether the training has begun, and everything that it goes on from is in its place.
+        began: whether a step was taken: everything that a run goes on from is in its place, and fits.
     """
 
     def __init__(self, minutes: float = 10.0) -> None:
         self.minutes = minutes
         self.began = False
+        self._num_optimizers: int | None = None
         self._seconds_before = 0.0
         self._ended: float | None = None
         self._told: int | None = None
@@ -82,13 +84,22 @@ class LastCheckpoint(Checkpoint):
         """Go on with the random numbers of the checkpoint, and listen to signals from now on."""
         if self._random is not None:
             set_random_state(self._random)
-        self._trainer, self.began = trainer, True
+        self._trainer = trainer
+        self._check_optimizers(trainer)
         self._told, self._asked = (signal.SIGTERM if trainer.received_sigterm else None), None
         self._began = self._saved = time.monotonic()
         self._ended = None
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:  # the trainer puts the handlers back that it found
                 signal.signal(number, self._ask)
+
+    def _check_optimizers(self, trainer: Trainer) -> None:
+        """A trainer restores as many as there are, and would begin with the others from nothing."""
+        if self._num_optimizers not in (None, len(trainer.optimizers)):
+            raise SupernetError(
+                f"{self.path} is damaged: it has the state of {self._num_optimizers} optimizers, and this training has"
+                f" {len(trainer.optimizers)}; leave --resume out to begin anew"
+            )
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._told is not None and number == signal.SIGINT:
@@ -106,6 +117,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in the middle of an epoch, if it is time to or if this is the last chance."""
+        self.began = True
         due = self._agree(trainer, time.monotonic() - self._saved > 60 * self.minutes)
         if not trainer.is_last_batch and (due or self._asked is not None):
             self.save(trainer)
@@ -169,6 +181,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember them until training starts."""
+        self._num_optimizers = len(checkpoint["optimizer_states"])
         self._random, self._seconds_before = checkpoint.get("random"), checkpoint.get("seconds", 0.0)
         self._ended = self._began  # unless training goes on
 

@@ -530,6 +530,25 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
         load("folder", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"P6\n#", id="a comment without end"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x7f\xff\xff\xfftEXt", id="a chunk of two gigabytes"),
+        pytest.param(
+            b"II*\0" + struct.pack("<IHHHIII", 8, 1, 305, 2, 800_000_000, 100, 0), id="a tag of almost a gigabyte"
+        ),
+    ],
+)
+def test_a_huge_file_is_refused_by_its_length(tmp_path: Path, begin: bytes) -> None:
+    two_classes(tmp_path, 3)
+    with (tmp_path / "warm" / "0.png").open("wb") as file:
+        file.write(begin)
+        file.truncate(2**40)
+    with pytest.raises(SupernetError, match=r"it has 1,099,511,627,776 bytes, and 67,108,864 are the limit"):
+        load("folder", tmp_path)
+
+
 def test_a_palette_with_transparency_does_not_warn(tmp_path: Path) -> None:
     two_classes(tmp_path, 3)
     picture = Image.effect_noise((8, 8), 50).convert("RGB").convert("P")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from supernet.files import check_regular
@@ -37,6 +39,16 @@ _TENSOR = "torch._utils._rebuild_tensor_v2"
 _PROTOCOL_2 = b"\x80\x02"
 _NAMES = {*_ITEM_BYTES, _TENSOR, "collections.OrderedDict"}
 
+_MAX_FILE_BYTES = 2**32 - 2
+"""Larger archives write their sizes in a second place, which readers may overlook."""
+
+_END, _END_64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+"""The last records of an archive: PyTorch writes all three, other programs only the first."""
+
+_LONG_END = _END_64.size + _LOCATOR.size + _END.size
+
+_ANOTHER_WAY = "it is packed in another way than PyTorch packs"
+
 
 def check_archive(path: str) -> None:
     """Refuse a checkpoint that is not as small as its file, or holds something else than tensors and plain values.
@@ -45,7 +57,8 @@ def check_archive(path: str) -> None:
         OSError: it cannot be read.
         ValueError: it is no such checkpoint; the message says why.
     """
-    check_regular(path)
+    check_regular(path, _MAX_FILE_BYTES)
+    _check_ends(path)
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = _sizes(archive, os.path.getsize(path))
@@ -67,16 +80,50 @@ def check_archive(path: str) -> None:
             raise ValueError("one of its numbers has more than 64 bits")
 
 
+def _check_ends(path: str) -> None:
+    """An archive is one whole file, with one list of what is in it: otherwise PyTorch may read another than we do."""
+    with Path(path).open("rb") as file:
+        begin, num_bytes = file.read(4), os.fstat(file.fileno()).st_size
+        file.seek(max(0, num_bytes - _LONG_END))
+        tail = file.read().rjust(_LONG_END, b"\0")
+    end, where = _END.unpack(tail[-_END.size :]), num_bytes - _END.size
+    number, length, start = end[4:7]
+    if tail[_END_64.size :].startswith(b"PK\6\7"):
+        where = num_bytes - _LONG_END
+        signature, size, _, _, *disks, first, number, length, start = _END_64.unpack_from(tail)
+        locator = _LOCATOR.unpack_from(tail, _END_64.size)
+        if (signature, size, *disks, first) != (b"PK\6\6", 44, 0, 0, number) or locator[1:] != (0, where, 1):
+            raise ValueError(_ANOTHER_WAY)
+    told = (b"PK\5\6", 0, 0, min(number, 0xFFFF), min(number, 0xFFFF), length, start, 0)
+    if begin != b"PK\3\4" or end != told or start + length != where:
+        raise ValueError(_ANOTHER_WAY)
+
+
 def _sizes(archive: zipfile.ZipFile, num_bytes: int) -> dict[str, int]:
     """The size of every file in an archive that stores them as they are."""
     entries = archive.infolist()
     names = {entry.filename.lower() for entry in entries}  # PyTorch takes small and capital letters for the same
-    stored = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1 for entry in entries)
-    if not stored or len(names) < len(entries) or len({name.partition("/")[0] for name in names}) != 1:
-        raise ValueError("it is packed in another way than PyTorch packs")
+    if (
+        not all(_is_plain(entry) for entry in entries)
+        or len(names) < len(entries)
+        or len({name.partition("/")[0] for name in names}) != 1
+    ):
+        raise ValueError(_ANOTHER_WAY)
     if sum(entry.file_size for entry in entries) > num_bytes:
         raise ValueError("it says that it holds more bytes than it has")
     return {entry.filename: entry.file_size for entry in entries}
+
+
+def _is_plain(entry: zipfile.ZipInfo) -> bool:
+    """Whether a file is stored as it is, under one name and with one size for every reader."""
+    return (
+        (entry.compress_type, entry.compress_size, entry.extra) == (zipfile.ZIP_STORED, entry.file_size, b"")
+        and entry.filename == entry.orig_filename
+        and entry.filename.isascii()
+        and entry.filename.isprintable()
+        and not entry.flag_bits & ~0x808
+        and not entry.external_attr & 0x10  # for a folder, PyTorch hands out memory that nobody has written
+    )
 
 
 def _walk(value: Any) -> Iterator[Any]:

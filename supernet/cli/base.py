@@ -23,6 +23,7 @@ from supernet.cli.checkpoint import load_checkpoint, progress
 from supernet.cli.command import Interrupted, requeue
 from supernet.cli.configuration import MODE, check_arguments
 from supernet.cli.parser import Parser
+from supernet.cli.restored import check_counted
 from supernet.errors import SupernetError
 from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
@@ -159,7 +160,9 @@ class CommandLine(LightningCLI):
         if found is not None:
             remove_leftovers(found)
             self.checkpoint_path = found / runs.CHECKPOINT
-            self.num_batches, where = progress(load_checkpoint(str(self.checkpoint_path)))
+            checkpoint = load_checkpoint(str(self.checkpoint_path))
+            self.num_batches, where = progress(checkpoint)
+            check_counted(checkpoint)
             told += f" after {where}"
         if told:
             print(told, flush=True)

@@ -13,6 +13,7 @@ from supernet.callbacks import GenotypeExport, SearchPictures
 from supernet.cli.base import CommandLine, describe_cell
 from supernet.cli.command import command
 from supernet.data import SearchData
+from supernet.errors import SupernetError
 from supernet.module import SearchModule
 
 _USAGE = "train.py [--config FILE] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
@@ -62,6 +63,8 @@ def _search(args: Sequence[str]) -> None:
 
 def _report(cli: SearchCommand) -> None:
     model, folder = cli.model, cli.folder
+    if model.genotype is None:
+        raise SupernetError(f"{cli.kept()} says that it is finished and has no cell; leave --resume out to begin anew")
     width, depth = model.skeleton["channels"], model.skeleton["num_cells"]
     print(describe_cell(model.genotype, f"{model.cost(model.genotype)} at C={width}, N={depth} as searched"))
     print(f"genotype     {folder / 'genotype.json'}")

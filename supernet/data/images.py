@@ -151,8 +151,9 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-_MAX_SIZE, _MAX_PIXELS = 4_096, 2**26
-"""Height and width to which images are resized; pixels of a file, which take up to half a gigabyte on the way."""
+_MAX_SIZE, _MAX_PIXELS, _MAX_FILE_BYTES = 4_096, 2**26, 2**26
+"""Height and width to which images are resized; pixels of a file, which take up to half a gigabyte on the way; bytes
+of a file, whose descriptions Pillow reads whole, and whose comments letter by letter."""
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -207,7 +208,7 @@ _BROKEN_IMAGE = (
 
 def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
     """The centre square of an image, shape (image_size, image_size, 3)."""
-    check_regular(path)
+    check_regular(path, _MAX_FILE_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is odd about the description of an image, and not of its pixels
         with Image.open(path, formats=_FORMATS) as image:
