@@ -33,6 +33,7 @@ STRANGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "optimizers that are none": lambda checkpoint: checkpoint.update(optimizer_states=[None, 0.5]),
     "a tensor of another shape": lambda checkpoint: checkpoint["state_dict"].update({"search.logits": torch.zeros(3)}),
     "a seed that is a list": lambda checkpoint: checkpoint["SearchData"].update(seed=[]),
+    "a tensor for the progress": lambda checkpoint: checkpoint["loops"].update(fit_loop=torch.zeros(0)),
     "an endless number of steps": lambda checkpoint: checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][
         "total"
     ].update(ready=float("inf")),

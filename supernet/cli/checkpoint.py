@@ -134,10 +134,10 @@ def progress(checkpoint: dict[str, Any]) -> tuple[int, str]:
         SupernetError: the checkpoint does not say.
     """
     try:
-        loop = checkpoint["loops"]["fit_loop"]
-        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
-        total, current = batches["total"]["ready"], batches["current"]["ready"]
-        completed, processed, last = epochs["completed"], epochs["processed"], batches["is_last_batch"]
+        loop = _within(checkpoint, "loops", "fit_loop")
+        batches, epochs = _within(loop, "epoch_loop.batch_progress"), _within(loop, "epoch_progress", "current")
+        total, current = _within(batches, "total")["ready"], _within(batches, "current")["ready"]
+        completed, processed, last = epochs["completed"], epochs["processed"], batches["is_last_batch"] is True
     except (KeyError, TypeError):
         raise SupernetError("the checkpoint of this run does not say how far it came; start it anew") from None
     if {type(number) for number in (total, current, completed, processed)} != {int}:
@@ -145,3 +145,12 @@ def progress(checkpoint: dict[str, Any]) -> tuple[int, str]:
     if current == 0 or completed < processed:
         return total, f"epoch {processed}"
     return total, f"the steps of epoch {processed + 1}" if last else f"step {current} of epoch {processed + 1}"
+
+
+def _within(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The dictionary in dictionaries; a TypeError for anything else, as a tensor, which has keys of its own kind."""
+    for name in names:
+        record = record[name]
+        if not isinstance(record, dict):
+            raise TypeError
+    return record
