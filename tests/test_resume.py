@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
 import random
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,16 @@ def interrupted(folder: Path, command: str, args: list[str], *faults: Fault) -> 
     return ended
 
 
-def whole(folder: Path, command: str, args: list[str]) -> None:
-    folder.mkdir()
+@functools.cache
+def whole(command: str, *args: str) -> Path:
+    """Where this command ran without any fault; once, however many tests compare with it."""
+    folder = Path(tempfile.mkdtemp(dir=ALL_WHOLE.name))
     ended = run(folder, command, args)
     assert (ended.status, ended.err) == (0, ""), ended
+    return folder
+
+
+ALL_WHOLE = tempfile.TemporaryDirectory()
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -102,59 +110,54 @@ def test_every_strategy_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
     # Four batches an epoch: the first process dies in the second epoch and leaves the first; the next one is asked to
     # stop in the middle of the epoch, and the next one at its last batch, before the validation.
     args = of_strategy(name)
-    whole(tmp_path / "whole", "search", args)
     faults = Fault(KILL, 6), Fault(TERMINATE, 2), Fault(TERMINATE, 2)
     ended = interrupted(tmp_path / "broken", "search", args, *faults)
     assert "going on with" in ended.out
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-    kept = [next((tmp_path / run).glob("logs/*/version_0/genotype.json")) for run in ("whole", "broken")]
+    assert_same_run(whole("search", *args), tmp_path / "broken")
+    folders = whole("search", *args), tmp_path / "broken"
+    kept = [next(folder.glob("logs/*/version_0/genotype.json")) for folder in folders]
     assert json.loads(kept[0].read_text()) == json.loads(kept[1].read_text())
 
 
 @pytest.mark.parametrize("deterministic", [[], ["--trainer.deterministic", "true"]], ids=["plain", "deterministic"])
 def test_the_same_command_computes_the_same_in_every_bit(tmp_path: Path, deterministic: list[str]) -> None:
     args = [*of_strategy("DARTS"), "--trainer.max_epochs", "2", *deterministic]
-    for folder in ("one", "other"):
-        whole(tmp_path / folder, "search", args)
-    assert_same_run(tmp_path / "one", tmp_path / "other")
+    assert run(tmp_path, "search", args).status == 0
+    assert_same_run(whole("search", *args), tmp_path)
 
 
 def test_a_run_killed_at_random_steps_between_many_saves_is_the_same_run(tmp_path: Path) -> None:
     args, rng = of_strategy("GDAS"), random.Random(0)
-    whole(tmp_path / "whole", "search", args)
     faults = [Fault(KILL, rng.randint(1, 4), minutes=0) for _ in range(4)]
     interrupted(tmp_path / "broken", "search", args, *faults)
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(whole("search", *args), tmp_path / "broken")
 
 
 def test_a_run_killed_while_it_writes_a_file_is_the_same_run(tmp_path: Path) -> None:
     # The files are written in this order: configuration, then cell and checkpoint of each epoch.
     args = of_strategy("GDAS")
-    whole(tmp_path / "whole", "search", args)
     faults = [Fault(KILL, at, "write") for at in (5, 2, 3, 5)]
     interrupted(tmp_path / "broken", "search", args, *faults)
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(whole("search", *args), tmp_path / "broken")
 
 
 @pytest.mark.parametrize("of", ["validation_step", "score", "on_validation_epoch_end"])
 def test_a_validation_that_is_cut_short_is_done_again(tmp_path: Path, of: str) -> None:
     args = of_strategy("RandomSearch")
-    whole(tmp_path / "whole", "search", args)
     ended = interrupted(tmp_path / "broken", "search", args, Fault(TERMINATE, 2, of), Fault(INTERRUPT, 1, of))
     assert "after the steps of epoch" in ended.out
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(whole("search", *args), tmp_path / "broken")
 
 
 def test_a_file_that_may_not_grow_ends_a_run_with_the_last_state_kept(tmp_path: Path) -> None:
     # A checkpoint has about 105 kB; what TensorBoard reads passes 120 kB in the second epoch.
     args, broken = of_strategy("GDAS"), tmp_path / "broken"
-    whole(tmp_path / "whole", "search", args)
     broken.mkdir()
     ended = run(broken, "search", args, Fault(0, 120_000, "byte"))
     assert ended.status == 2
     assert re.search(r"^error: the disk is full .* with --resume; it goes on from .*\n\Z", ended.err), ended.err
     assert run(broken, "search", [*args, "--resume"]).status == 0
-    assert differences(last(tmp_path / "whole"), last(broken)) == []
+    assert differences(last(whole("search", *args)), last(broken)) == []
 
 
 @pytest.fixture
@@ -193,7 +196,6 @@ SLURM = {
 
 def test_the_signal_of_slurm_saves_requeues_and_goes_on(tmp_path: Path) -> None:
     args, broken, bin = of_strategy("GDAS"), tmp_path / "broken", tmp_path / "bin"
-    whole(tmp_path / "whole", "search", args)
     bin.mkdir()
     broken.mkdir()
     (bin / "scontrol").write_text('#!/bin/sh\necho "$@" > asked\n')  # SLURM itself is not here
@@ -206,7 +208,7 @@ def test_the_signal_of_slurm_saves_requeues_and_goes_on(tmp_path: Path) -> None:
     ended = run(broken, "search", [*args, "--resume"], environment=slurm)
     assert "after step 2 of epoch 2" in ended.out
     assert ended.status == 0
-    assert_same_run(tmp_path / "whole", broken)
+    assert_same_run(whole("search", *args), broken)
 
 
 def test_a_run_that_has_ended_tells_its_end_again(tmp_path: Path) -> None:
@@ -252,11 +254,10 @@ def test_processes_that_start_together_get_folders_of_their_own(tmp_path: Path) 
 
 
 def test_a_final_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    whole(tmp_path / "whole", "derive", RETRAIN)
     interrupted(tmp_path / "broken", "derive", RETRAIN, Fault(KILL, 6), Fault(TERMINATE, 2), Fault(TERMINATE, 2))
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(whole("derive", *RETRAIN), tmp_path / "broken")
     results = []
-    for folder in ("whole", "broken"):
-        (path,) = (tmp_path / folder).glob("logs/*/version_0/result.json")
+    for folder in (whole("derive", *RETRAIN), tmp_path / "broken"):
+        (path,) = folder.glob("logs/*/version_0/result.json")
         results.append({name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"})
     assert results[0] == results[1]
