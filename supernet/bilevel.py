@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from supernet.descent import Descent, clip, pool, right_answers, take_step
+from supernet.descent import Descent, clip, pool, right_answers, take_step, use_fused
 from supernet.network import Supernet
 from supernet.ranks import world_size
 from supernet.replay import Recorder
@@ -59,6 +59,8 @@ class Bilevel:
     ) -> None:
         self.supernet, self.search, self.arch_optimizer, self.recorder = supernet, search, arch_optimizer, recorder
         self.descent = Descent(supernet, network_optimizer, recorder, grad_clip)
+        if arch_optimizer is not None and recorder.device.type == "cuda":
+            use_fused(arch_optimizer)
         self.tally = Tally(recorder.device, self.descent.parameters[0].dtype)
 
     def step(self, train: Batch, val: Batch) -> None:

@@ -36,11 +36,11 @@ class Descent:
         self, network: nn.Module, optimizer: Optimizer, recorder: Recorder, grad_clip: float | None = None
     ) -> None:
         self.network, self.optimizer, self.recorder, self.grad_clip = network, optimizer, recorder, grad_clip
-        self.parameters = list(network.parameters())
+        self.parameters, self.buffers = list(network.parameters()), list(network.buffers())
         self.tally = Tally(recorder.device, self.parameters[0].dtype)
         self.rate = torch.zeros((), device=recorder.device)
-        if recorder.make_graph is not None:
-            use_fused(optimizer)  # only this one reads the learning rate where it lies
+        if recorder.make_graph is not None or recorder.device.type == "cuda":
+            use_fused(optimizer)  # it alone reads on the device what the learning rate is, and whether to step
         begin_momentum(optimizer)
 
     def step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> None:
@@ -58,6 +58,7 @@ class Descent:
 
     def _step(self, images: Tensor, labels: Tensor, mixtures: Tensor | None = None) -> tuple[Tensor, ...]:
         self.optimizer.zero_grad()
+        kept = [buffer.clone() for buffer in self.buffers]
         total, right = torch.zeros((2,), dtype=self.tally.sums.dtype, device=labels.device).unbind()
         paths = [()] if mixtures is None else [(mixture,) for mixture in mixtures]
         for path in paths:
@@ -71,7 +72,9 @@ class Descent:
                 parameter.grad = torch.zeros_like(parameter)
         pool(self.parameters, total, right)
         norm = clip(self.parameters, self.grad_clip)
-        self._descend(self.tally.add(total, right, world_size() * len(paths) * len(labels), norm))
+        good = self.tally.add(total, right, world_size() * len(paths) * len(labels), norm)
+        self._descend(good)
+        put_back(self.buffers, kept, good, on_device=bool(self.optimizer.param_groups[0].get("fused")))
         return ()
 
     def _descend(self, good: Tensor) -> None:
@@ -112,6 +115,26 @@ def take_step(optimizer: Optimizer, good: Tensor) -> None:
         optimizer.step()
     elif good.is_meta or good:  # on "meta" there are operations to count, and no values
         optimizer.step()
+
+
+def put_back(buffers: list[Tensor], kept: list[Tensor], good: Tensor, *, on_device: bool) -> None:
+    """Give running statistics the values that were kept, unless a flag says that the step is good.
+
+    The forward pass has moved them before anybody knew.
+    """
+    if not on_device:
+        if not (good.is_meta or good):
+            for buffer, old in zip(buffers, kept, strict=True):
+                buffer.copy_(old)
+        return
+    for dtype in {buffer.dtype for buffer in buffers}:  # all of a kind at once: there are hundreds of small ones
+        pairs = [(new, old) for new, old in zip(buffers, kept, strict=True) if new.dtype == dtype]
+        new, before = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in zip(*pairs, strict=True))
+        chosen = torch.split(torch.where(good, new, before), [buffer.numel() for buffer, _ in pairs])
+        torch._foreach_copy_(
+            [buffer for buffer, _ in pairs],
+            [part.view_as(buffer) for part, (buffer, _) in zip(chosen, pairs, strict=True)],
+        )
 
 
 def use_fused(optimizer: Optimizer) -> None:

@@ -46,7 +46,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         SupernetError: the disk is full, or the folder cannot be written.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -65,9 +65,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes have left of writing files; call it where no other process writes."""
-    for beside in folder.rglob(".*.*"):
-        if beside.suffix[1:].isdecimal():
-            remove_quietly(beside)
+    for beside in folder.rglob(".*.part"):
+        remove_quietly(beside)
 
 
 def remove_quietly(path: Path) -> None:

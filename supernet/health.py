@@ -41,16 +41,21 @@ class FiniteSteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look when the loggers do."""
-        if not is_time_to_log(trainer):
-            return
+        if is_time_to_log(trainer):
+            self._check_steps(trainer, pl_module)
+            for part, running in watched(pl_module).items() if self.bad_step == "skip" else ():
+                pl_module.log(f"{part}/skipped_steps", float(running.num_bad))
+
+    def _check_steps(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for part, running in watched(pl_module).items():
             if running.bad is not None and (self.bad_step == "stop" or running.num_bad_in_a_row >= MOST_IN_A_ROW):
                 raise self._error(trainer, part, running.bad, running.num_bad_in_a_row)
-            if self.bad_step == "skip":
-                pl_module.log(f"{part}/skipped_steps", float(running.num_bad))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the parameters."""
+        """Look at the steps since the last look, if an epoch was ended before its end, and at the parameters."""
+        for running in watched(pl_module).values():
+            running.look()
+        self._check_steps(trainer, pl_module)
         self._check_parameters(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -81,7 +86,8 @@ class FiniteSteps(Callback):
         return f" its images are listed in {path};"
 
     def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()])
+        values = [*pl_module.parameters(), *(buffer for buffer in pl_module.buffers() if buffer.is_floating_point())]
+        finite = torch.stack([value.detach().isfinite().all() for value in values])
         if not finite.all():
             raise SupernetError(
                 f"a parameter is not finite in epoch {trainer.current_epoch}: {self.advice}; {_saved(trainer)}"

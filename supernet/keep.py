@@ -22,7 +22,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.ranks import largest, world_size
-from supernet.recipe import is_time_to_log
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what a cluster sends before it takes a machine away; what SLURM sends where ``--signal`` asks for it."""
@@ -53,9 +52,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps the state of a run in ``checkpoints/last.ckpt``: after every epoch, and every few minutes in between.
 
     A run that is asked to stop saves its state after the step at hand, or at once if it is validating, and ends with
-    `Stopped`. Several ranks finish a validation, and the steps up to the next one that is logged, since all of them
-    have to stop at the same. A second Ctrl-C does not wait. Whatever happens, the file is the whole state of some
-    moment: a run that goes on from it is the run that was never interrupted.
+    `Stopped`. Several ranks finish a validation, since all of them have to stop at the same moment. A second Ctrl-C
+    does not wait. Whatever happens, the file is the whole state of some moment: a run that goes on from it is the run
+    that was never interrupted.
 
     Args:
         minutes: how long an epoch may go on without a save.
@@ -72,6 +71,8 @@ class LastCheckpoint(Checkpoint):
         self._ended: float | None = None
         self._told: int | None = None
         self._asked: int | None = None
+        self._looking = False
+        self._has_ended = False
         self._random: dict[str, Any] | None = None
         self._began = time.monotonic()
 
@@ -84,7 +85,7 @@ class LastCheckpoint(Checkpoint):
         """Go on with the random numbers of the checkpoint, and listen to signals from now on."""
         if self._random is not None:
             set_random_state(self._random)
-        self._trainer = trainer
+        trainer.should_stop = trainer.should_stop or self._has_ended  # a run that somebody ended early stays so
         self._check_optimizers(trainer)
         self._told, self._asked = (signal.SIGTERM if trainer.received_sigterm else None), None
         self._began = self._saved = time.monotonic()
@@ -105,12 +106,12 @@ class LastCheckpoint(Checkpoint):
         if self._told is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._told = number
-        if world_size() > 1:  # all ranks stop at the same step: see `_agree`
-            return
-        self._asked = number
         if number == signal.SIGINT:
             os.write(2, b"stopping after this step; press Ctrl-C again to stop without saving\n")
-        if self._trainer.validating:  # which changes nothing that has to be kept, and may take long
+        if world_size() > 1:  # all ranks stop at the same step: see `_agree`
+            return
+        first, self._asked = self._asked is None, number
+        if first and self._looking:  # which changes nothing that has to be kept, and may take long
             raise Stopped(number)
 
     def on_train_batch_end(
@@ -123,15 +124,10 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def _agree(self, trainer: Trainer, due: bool) -> bool:
-        """Let all ranks know if one was asked to stop; whether one of them finds that it is time to save.
-
-        They ask each other when the loggers read the losses: the device waits then anyway.
-        """
+        """Let all ranks know if one was asked to stop; whether one of them finds that it is time to save."""
         if world_size() == 1:
             self._asked = self._told
             return due
-        if not is_time_to_log(trainer):
-            return False
         told, due_somewhere = largest([self._told or 0, due], trainer.strategy.root_device)
         self._asked = told or None
         return due_somewhere > 0
@@ -144,6 +140,11 @@ class LastCheckpoint(Checkpoint):
         """Stop before a validation rather than after it."""
         if trainer.validating and trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_asked()
+            self._looking = world_size() == 1
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a validation is told to others, once, and soon over."""
+        self._looking = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after an epoch."""
@@ -160,6 +161,7 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what was reached before a validation that was cut short; a resumed run does it anew."""
         if isinstance(exception, Stopped) and trainer.validating:
+            self._looking = False
             pl_module.on_validation_end()
             progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
             progress.reset()
@@ -178,12 +180,14 @@ class LastCheckpoint(Checkpoint):
         """Add the state of all global random numbers, and how long the run took."""
         checkpoint["random"] = random_state()
         checkpoint["seconds"] = self.seconds
+        checkpoint["ended"] = trainer.should_stop
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember them until training starts."""
         self._num_optimizers = len(checkpoint["optimizer_states"])
         self._random, self._seconds_before = checkpoint.get("random"), checkpoint.get("seconds", 0.0)
         self._ended = self._began  # unless training goes on
+        self._has_ended = checkpoint.get("ended", False)
 
     @property
     def seconds(self) -> float:

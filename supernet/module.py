@@ -113,6 +113,7 @@ class SearchModule(LightningModule):
         search.bind(space, self.seed)
         self.genotype: Genotype | None = None
         self._drawn: Tensor | None = None
+        self._metrics: dict[str, float] = {}
         self.running: dict[str, Running] = {}
         self._seen: dict[str, Any] = {}
         self.recorder = Recorder(self.device)
@@ -169,6 +170,7 @@ class SearchModule(LightningModule):
             self.hparams["grad_clip"],
         )
         self.running = go_on({"arch": self.bilevel.tally, "network": self.bilevel.descent.tally}, self._seen)
+        self._seen = {}
         if self.trainer.fit_loop.restarted_mid_epoch:  # the trainer calls no hook for an epoch that has begun
             self.on_train_epoch_start()
 
@@ -307,7 +309,8 @@ class SearchModule(LightningModule):
             "network": {**self.skeleton, "image_shape": list(self.image_shape)},
             "epoch": self.current_epoch,
             "num_epochs": self.trainer.max_epochs,
-            "metrics": {
+            "metrics": self._metrics
+            | {
                 name: float(value)
                 for name, value in self.trainer.callback_metrics.items()
                 if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
@@ -333,4 +336,4 @@ class SearchModule(LightningModule):
         record = checkpoint.get(CHECKPOINT_KEY, {})
         genotype, self.seed = record.get("genotype"), record.get("seed", self.seed)
         self.genotype = None if genotype is None else Genotype.parse(genotype)
-        self._seen = checkpoint.get("running", {})
+        self._seen, self._metrics = checkpoint.get("running", {}), dict(record.get("metrics", {}))

@@ -48,7 +48,7 @@ def normalise(
         channel they are made of, a scalar.
     """
     values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-    num_values = values.new_tensor([inputs.numel() // inputs.shape[1]])
+    num_values = values.new_full((1,), inputs.numel() // inputs.shape[1])
     sums = sum_over_ranks(torch.cat([values.sum((0, 2, 3)), num_values]))
     count = sums[-1]
     mean = sums[:-1] / count

@@ -89,6 +89,8 @@ def _others() -> Iterator[None]:
     """Say what it means when a message does not get through."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise SupernetError(
             f"rank {rank()} lost another rank, or waited for it in vain: look for what that one said, then repeat the"

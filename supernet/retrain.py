@@ -103,6 +103,7 @@ class RetrainModule(LightningModule):
         (optimizer,) = self.trainer.optimizers
         self.descent = Descent(self.network, optimizer, recorder(self.device, self.hparams["cuda_graphs"]))
         self.running = go_on({"train": self.descent.tally}, self._seen)
+        self._seen = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the sums of the epoch at hand."""

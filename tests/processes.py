@@ -39,6 +39,8 @@ class Fault(NamedTuple):
     any file, at which the file system refuses to write more."""
     minutes: float = 10.0
     """Between two saves in an epoch."""
+    and_again: bool = False
+    """The same signal once more, while the state is saved."""
 
 
 class Ended(NamedTuple):
@@ -95,10 +97,15 @@ def _hit(fault: Fault) -> None:
         def wrapped(*args: Any) -> Any:
             result = method(*args)
             if next(calls) == fault.at:
+                if fault.and_again:
+                    setattr(os, "fsync", again)  # noqa: B010  another type
                 os.kill(os.getpid(), fault.signal)
             return result
 
         return wrapped
+
+    def again(handle: Any) -> None:
+        os.kill(os.getpid(), fault.signal)
 
     def fsync(handle: Any) -> None:
         if next(calls) == fault.at:

@@ -185,6 +185,23 @@ def test_a_step_that_is_not_finite_counts_as_nothing_else(losses: list[float], n
     assert running.num_bad_in_a_row == (0 if any(good) else len(good))
 
 
+@pytest.mark.parametrize("graph", [None, SoftGraph], ids=["host", "fused"])
+def test_a_bad_step_leaves_running_statistics_as_they_were(graph: Callable[[], Graph] | None) -> None:
+    states = []
+    for steps in ([0, None, 1, 2, 3, 4, None, None, 5], [0, 1, 2, 3, 4, 5]):
+        torch.manual_seed(0)
+        network = Network(Genotype.from_index(6111), 2, 1, 4, 1)
+        optimizer = SGD(network.parameters(), 0.1, 0.9, nesterov=True, fused=graph is not None)
+        descent = Descent(network, optimizer, Recorder(HOST, graph))
+        for step in steps:
+            images, labels = batch(0 if step is None else step)
+            descent.step(images * (float("inf") if step is None else 1.0), labels)
+        states.append(network.state_dict())
+    for name, value in states[0].items():
+        assert value.isfinite().all(), name
+        assert value.equal(states[1][name]), name
+
+
 class Poisoned(DARTS):
     """Its architecture loss is not a number in some steps."""
 

@@ -54,8 +54,8 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_leaves_the_old_one(tm
 
 
 def test_only_what_was_left_of_writing_is_removed(tmp_path: Path) -> None:
-    kept = {".lock", "last.ckpt", "events.out.123", ".hidden.yaml"}
-    for name in (*kept, ".last.ckpt.4711", ".genotype.json.12"):
+    kept = {".lock", "last.ckpt", "events.out.123", ".notes.2024"}
+    for name in (*kept, ".last.ckpt.4711.part", ".genotype.json.12.part"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert set(os.listdir(tmp_path)) == kept

@@ -345,6 +345,20 @@ def test_bad_steps_are_skipped_counted_and_logged_by_option(tmp_path: Path) -> N
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
+def test_a_bad_step_of_an_epoch_that_ends_early_is_not_overlooked(tmp_path: Path) -> None:
+    class Late(DARTS):
+        steps = 0
+
+        def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
+            self.steps += 1
+            return loss(self(), val) * (float("nan") if self.steps == 3 else 1)
+
+    module, data = make(Late())
+    trainer = make_trainer(tmp_path, max_steps=10, log_every_n_steps=50)  # two optimizers: five batches of eleven
+    with pytest.raises(SupernetError, match=r"arch/loss is nan .* at epoch 0, step 2: "):
+        trainer.fit(module, datamodule=data)
+
+
 def test_a_search_that_skips_every_step_stops_too(tmp_path: Path) -> None:
     module, data = make(DARTS(), bad_step="skip", network_lr=1e30)
     with pytest.raises(SupernetError, match=r"arch/loss is nan .* the first of 2\d such steps in a row: lower one of"):

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import supernet.strategies
 from supernet.cli import runs
 from supernet.cli.parser import STRATEGIES
-from tests.processes import INTERRUPT, KILL, TERMINATE, USER, Ended, Fault, finish, run, start
+from tests.processes import INTERRUPT, KILL, QUICK_START, TERMINATE, USER, Ended, Fault, finish, run, start
 
 SMALL = [
     *("--model.channels", "2", "--model.num_cells", "1"),
@@ -141,10 +141,11 @@ def test_a_run_killed_while_it_writes_a_file_is_the_same_run(tmp_path: Path) -> 
     assert_same_run(whole("search", *args), tmp_path / "broken")
 
 
-@pytest.mark.parametrize("of", ["validation_step", "score", "on_validation_epoch_end"])
+@pytest.mark.parametrize("of", ["validation_step", "score"])
 def test_a_validation_that_is_cut_short_is_done_again(tmp_path: Path, of: str) -> None:
     args = of_strategy("RandomSearch")
-    ended = interrupted(tmp_path / "broken", "search", args, Fault(TERMINATE, 2, of), Fault(INTERRUPT, 1, of))
+    faults = Fault(TERMINATE, 2, of, and_again=True), Fault(INTERRUPT, 1, of)
+    ended = interrupted(tmp_path / "broken", "search", args, *faults)
     assert "after the steps of epoch" in ended.out
     assert_same_run(whole("search", *args), tmp_path / "broken")
 
@@ -158,6 +159,31 @@ def test_a_file_that_may_not_grow_ends_a_run_with_the_last_state_kept(tmp_path: 
     assert re.search(r"^error: the disk is full .* with --resume; it goes on from .*\n\Z", ended.err), ended.err
     assert run(broken, "search", [*args, "--resume"]).status == 0
     assert differences(last(whole("search", *args)), last(broken)) == []
+
+
+def test_callbacks_of_ones_own_and_sparse_validation_go_on_too(tmp_path: Path) -> None:
+    # Validation every second epoch, early stopping, a checkpoint callback that writes the same file, and a signal while
+    # callbacks are told of a validation: they must not be told twice.
+    callbacks = """
+trainer:
+  callbacks:
+    - class_path: pytorch_lightning.callbacks.EarlyStopping
+      init_args: {monitor: val/loss, patience: 2, min_delta: 9, check_on_train_epoch_end: false}
+    - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+      init_args: {save_last: true, every_n_epochs: 1, save_top_k: 0}
+"""
+    (tmp_path / "own.yaml").write_text(callbacks)
+    sparse = ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "9"]
+    config = ["--config", str(QUICK_START), "--config", str(tmp_path / "own.yaml")]
+    args = [*config, *of_strategy("GDAS"), *sparse]
+    faults = Fault(TERMINATE, 1, "on_validation_end"), Fault(KILL, 2), Fault(TERMINATE, 3)
+    interrupted(tmp_path / "broken", "search", args, *faults)
+    assert_same_run(whole("search", *args), tmp_path / "broken")
+    assert last(tmp_path / "broken")["epoch"] == 5  # three validations: the first, and two that are not better
+    again = run(tmp_path / "broken", "search", [*args, "--resume"])
+    assert again.status == 0
+    assert "epoch 7/9" not in again.out  # what was ended early stays ended
+    assert_same_run(whole("search", *args), tmp_path / "broken")
 
 
 @pytest.fixture

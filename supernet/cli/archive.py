@@ -18,7 +18,7 @@ from typing import Any
 from supernet.files import check_regular
 from supernet.pickles import Request, read_pickle
 
-_MAX_PICKLE_BYTES, _MAX_STEPS, _MAX_VALUES, _MAX_DEPTH = 2**24, 300_000, 1_000_000, 100
+_MAX_PICKLE_BYTES, _MAX_STEPS, _MAX_VALUES, _MAX_DEPTH = 2**24, 3_000_000, 1_000_000, 100
 """A checkpoint of the reference network has 60 kB, 20,000 instructions, 10,000 values and depth 10."""
 
 _ITEM_BYTES = {

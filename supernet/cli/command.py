@@ -21,7 +21,9 @@ from supernet.parallel import is_first
 
 def requeue() -> None:
     """Put the job of this process back into SLURM's queue, if it is one."""
-    if job := os.environ.get("SLURM_JOB_ID"):
+    names = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")  # one task of an array may have the number of the array
+    array = "_".join(os.environ[name] for name in names if name in os.environ)
+    if job := array or os.environ.get("SLURM_JOB_ID"):
         try:
             subprocess.run(["scontrol", "requeue", job], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -81,6 +83,9 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
         print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
         return 128 + int(number)
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; nothing had begun, or all was over", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         sys.path.remove(here)
     return 0

@@ -91,7 +91,8 @@ def check_arguments(args: Sequence[str]) -> None:
         option, equals, value = word.partition("=")
         if not equals:
             value = args[position + 1] if position + 1 < len(args) else ""
-        if option.removeprefix("--").partition(".")[0] in _GROUPS:
+        name = option.removeprefix("--")
+        if name.partition(".")[0] in _GROUPS and not name.startswith("model.search."):
             _check_file(value)
 
 
@@ -111,7 +112,8 @@ def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _texts(str(key), inner)
+            if key != "init_args":  # what a class of one's own makes of its text is its own business
+                yield from _texts(str(key), inner)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _texts(name, inner)

@@ -23,7 +23,7 @@ _HOW_IT_RUNS = {
     "resume",
     *(f"data.{name}" for name in ("root", "download", "on_device")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "logger")),
-    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "profiler", "max_time")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "profiler")),
 }
 """Options that change where and how a run computes, and not what."""
 
