@@ -135,7 +135,7 @@ class ImageData(LightningDataModule, ABC):
         if self.batch_size % share.world_size:
             raise SupernetError(
                 f"a batch is shared out evenly: batch_size {self.batch_size} is no multiple of the"
-                f" {share.world_size} devices; pass --data.batch_size with one"
+                f" {share.world_size} devices; pass --data.batch_size with a multiple"
             )
         order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
         return Batches(images, order, self.draw, self.augment, self._device(), share)
