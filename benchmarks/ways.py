@@ -231,6 +231,7 @@ def under_lightning(
             max_epochs=1,
             limit_train_batches=setting.warm_up + steps + 1,  # the last one is always logged, so it does not count
             limit_val_batches=0,
+            default_root_dir=folder,
             logger=TensorBoardLogger(folder, default_hp_metric=False),
             callbacks=[*callbacks, timer],
             log_every_n_steps=10,
