@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -314,8 +315,12 @@ def check_rows(rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_search_speed_measures_all_ways_by_all_strategies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record, table = run(search_speed, tmp_path, "--workers", "0")
+def test_search_speed_measures_all_ways_by_all_strategies(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.chdir(tmp_path_factory.mktemp("here")):
+        record, table = run(search_speed, tmp_path, "--workers", "0")
+        assert not [*Path().iterdir()]  # whoever measures finds nothing in the way afterwards
     check_record(record, "search_speed")
     check_rows(record["rows"])
     assert list(record["ratio"]) == list(STRATEGIES)
