@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -58,13 +59,14 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         minutes: how long an epoch may go on without a save.
+        check: raises ValueError for a file that a run could not go on from; called once, after the first save.
 
     Attributes:
         began: whether a step was taken: everything that a run goes on from is in its place, and fits.
     """
 
-    def __init__(self, minutes: float = 10.0) -> None:
-        self.minutes = minutes
+    def __init__(self, minutes: float = 10.0, check: Callable[[str], None] | None = None) -> None:
+        self.minutes, self.check = minutes, check
         self.began = False
         self._num_optimizers: int | None = None
         self._seconds_before = 0.0
@@ -174,6 +176,15 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
+        check, self.check = self.check, None
+        if check is not None and trainer.is_global_zero:
+            try:
+                check(str(self.path))
+            except ValueError as error:  # now, and not after days
+                raise SupernetError(
+                    f"this run could not go on from what it saves, {self.path}: {error}; the strategy and the callbacks"
+                    " must keep their state in tensors, numbers, text, lists, and dictionaries with text as keys"
+                ) from None
         self._saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _work(folder: str, command: str, args: list[str], fault: Fault | None, envir
 
 def _hit(fault: Fault) -> None:
     """Send this process a signal in the middle of its work."""
-    keep.LastCheckpoint.__init__.__defaults__ = (fault.minutes,)
+    keep.LastCheckpoint.__init__.__defaults__ = (fault.minutes, None)
     calls = itertools.count(1)
 
     def hit(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -321,6 +321,23 @@ def test_a_strategy_in_the_current_folder_runs_by_its_name(here: Path) -> None:
     assert Genotype.load(derived.path("genotype")) == Genotype.parse(record["genotype"])
 
 
+ODD = """
+from supernet.strategies import RandomSearch
+
+class Odd(RandomSearch):
+    def get_extra_state(self):
+        return {**super().get_extra_state(), "seen": {1, 2}}
+"""
+
+
+def test_a_state_that_a_run_could_not_go_on_from_is_refused_at_the_first_save(here: Path) -> None:
+    (here / "odd_strategy.py").write_text(ODD)
+    few = ["--model.search", "odd_strategy.Odd", "--model.search.num_samples", "1", "--trainer.max_epochs", "9"]
+    result = run(search, *TINY, *few)
+    assert "could not go on from what it saves" in sentence(result)
+    assert "epoch 2/9" not in result.out
+
+
 def test_a_loss_that_breaks_later_leaves_the_earlier_epochs_intact(here: Path) -> None:
     (here / "late_strategy.py").write_text(STRATEGY)
     breaking = ["--model.search", "late_strategy.Sigmoid", "--model.search.break_in", "1"]

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from supernet.callbacks import EpochLines
 from supernet.cli import runs
+from supernet.cli.archive import check_archive
 from supernet.cli.checkpoint import load_checkpoint, progress
 from supernet.cli.command import Interrupted, requeue
 from supernet.cli.configuration import MODE, check_arguments
@@ -58,7 +59,7 @@ class CommandLine(LightningCLI):
         description: str,
         callbacks: list[Callback],
     ) -> None:
-        self.keeper = LastCheckpoint()
+        self.keeper = LastCheckpoint(check=check_archive)
         check_arguments(args)
         try:
             super().__init__(
