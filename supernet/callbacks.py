@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from supernet.keep import run_dir
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
 from supernet.ranks import world_size
+from supernet.recipe import run_dir
 
 
 class EpochLines(Callback):

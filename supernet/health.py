@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.errors import SupernetError
 from supernet.files import write_whole
-from supernet.recipe import is_time_to_log
+from supernet.recipe import is_time_to_log, run_dir
 from supernet.tally import Bad, Running, first_bad
 
 BadStep = Literal["stop", "skip"]
@@ -79,7 +79,7 @@ class FiniteSteps(Callback):
         numbers_of = getattr(getattr(trainer, "datamodule", None), "image_numbers", None)
         if numbers_of is None:
             return ""
-        path = Path(trainer.default_root_dir) / "bad_step.json"
+        path = run_dir(trainer) / "bad_step.json"
         if trainer.is_global_zero:
             step = {"epoch": trainer.current_epoch, "step": batch, "images": numbers_of(trainer.current_epoch, batch)}
             write_whole(path, (json.dumps(step) + "\n").encode())

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,6 +22,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.ranks import largest, world_size
+from supernet.recipe import run_dir
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what a cluster sends before it takes a machine away; what SLURM sends where ``--signal`` asks for it."""
@@ -42,11 +42,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         buffer = io.BytesIO()  # PyTorch's own writer does not say when a disk is full
         torch.save(checkpoint, buffer)
         write_whole(path, buffer.getvalue())
-
-
-def run_dir(trainer: Trainer) -> Path:
-    """The folder in which a run keeps its files."""
-    return Path(trainer.default_root_dir)
 
 
 class LastCheckpoint(Checkpoint):
@@ -76,7 +71,7 @@ class LastCheckpoint(Checkpoint):
         self._looking = False
         self._has_ended = False
         self._random: dict[str, Any] | None = None
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write checkpoints whole."""
@@ -90,7 +85,7 @@ class LastCheckpoint(Checkpoint):
         trainer.should_stop = trainer.should_stop or self._has_ended  # a run that somebody ended early stays so
         self._check_optimizers(trainer)
         self._told, self._asked = (signal.SIGTERM if trainer.received_sigterm else None), None
-        self._began = self._saved = time.monotonic()
+        self._started = self._saved = time.monotonic()
         self._ended = None
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:  # the trainer puts the handlers back that it found
@@ -197,13 +192,13 @@ class LastCheckpoint(Checkpoint):
         """Remember them until training starts."""
         self._num_optimizers = len(checkpoint["optimizer_states"])
         self._random, self._seconds_before = checkpoint.get("random"), checkpoint.get("seconds", 0.0)
-        self._ended = self._began  # unless training goes on
+        self._ended = self._started  # unless training goes on
         self._has_ended = checkpoint.get("ended", False)
 
     @property
     def seconds(self) -> float:
         """How long the training took until now, in all processes that had a part in it."""
-        return self._seconds_before + (time.monotonic() if self._ended is None else self._ended) - self._began
+        return self._seconds_before + (time.monotonic() if self._ended is None else self._ended) - self._started
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 from pytorch_lightning import Trainer
@@ -51,6 +52,11 @@ def check_trainer(trainer: Trainer) -> None:
             raise SupernetError("the processes began with different seeds; call seed_everything(seed) before you begin")
     if trainer.precision in ("16-mixed", "16-true"):
         raise SupernetError(f"half precision overflows here; use bf16-mixed, got {trainer.precision}")
+
+
+def run_dir(trainer: Trainer) -> Path:
+    """The folder in which a run keeps its files."""
+    return Path(trainer.default_root_dir)
 
 
 def is_time_to_log(trainer: Trainer) -> bool:

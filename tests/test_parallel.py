@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,14 @@ from supernet.module import SearchModule
 from supernet.parallel import DataParallel, choose_strategy, launched, launched_defaults
 from supernet.ranks import rank, world_size
 from supernet.retrain import RetrainModule
-from supernet.strategies import DARTS, GDAS, Batch, Loss, RandomSearch, SearchStrategy
+from supernet.strategies import DARTS, GDAS, RandomSearch, SearchStrategy
+from tests.test_bilevel import TwoPaths
 from tests.together import begin, end, said, together
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|nor_conv_1x1~0|skip_connect~1|nor_conv_1x1~2|"
 LAUNCHERS = ["TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK"]
 SLURM = ["SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_JOB_NAME", "SLURM_PROCID"]
-
-
-class TwoPaths(DARTS):
-    """Several mixtures in a step, and an architecture loss of several terms on both batches."""
-
-    def paths(self) -> Iterator[Tensor]:
-        yield self()
-        yield self().flip(1)
-
-    def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
-        return loss(self(), val) + 0.5 * loss(2 * self(), train) - 0.1 * self().log().sum()
 
 
 SEARCHES: dict[str, Callable[[], SearchStrategy]] = {

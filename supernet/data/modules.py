@@ -137,15 +137,19 @@ class ImageData(LightningDataModule, ABC):
                 f"a batch is shared out evenly: batch_size {self.batch_size} is no multiple of the"
                 f" {share.world_size} devices; pass --data.batch_size with a multiple"
             )
-        order = IndexBatches(len(images.labels), self.batch_size, self.seed * 2 + stream, images.labels.device)
+        order = self._order(name, stream)
         return Batches(images, order, self.draw, self.augment, self._device(), share)
 
     def image_numbers(self, epoch: int, batch: int) -> dict[str, list[int]]:
         """Which of the published training images a training batch holds, counted from 0; by the set they belong to."""
         return {"train": self._positions("train", 0, epoch, batch)}
 
+    def _order(self, name: str, stream: int) -> IndexBatches:
+        labels = self.sets[name].labels
+        return IndexBatches(len(labels), self.batch_size, self.seed * 2 + stream, labels.device)
+
     def _positions(self, name: str, stream: int, epoch: int, batch: int) -> list[int]:
-        order = IndexBatches(len(self.sets[name].labels), self.batch_size, self.seed * 2 + stream)
+        order = self._order(name, stream)
         order.set_epoch(epoch)
         positions: list[int] = list(order)[batch % len(order)].tolist()
         return positions
