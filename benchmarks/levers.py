@@ -22,7 +22,7 @@ from benchmarks.memory import count_step
 from benchmarks.report import Parser, Row, conditions, publish, row_of, sizes_of, table, time_that_counts
 from benchmarks.textbook import TextbookSupernet
 from benchmarks.ways import STRATEGIES, Setting, bare, num_images
-from supernet.bilevel import Bilevel
+from supernet.bilevel import Bilevel, SupernetLoss
 from supernet.mixed import MixedCell, Plan, Term, make_plan
 from supernet.network import Supernet
 from supernet.space import CellSpace
@@ -67,37 +67,45 @@ class TimesCoefficient(Supernet):
 class Dense(Supernet):
     """The supernet that runs every candidate, also those whose coefficient is zero."""
 
-    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+    def forward(self, images: Tensor, mixture: Tensor, support: Tensor | None = None) -> Tensor:
         """Class logits."""
 
-        def plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
+        def plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None, support: Tensor | None = None) -> Plan:
             return make_plan(space, mixture + 1e-30 * (mixture == 0), like)  # nothing is zero, nothing changes
 
         with patched(supernet.network, "make_plan", plan):
-            return super().forward(images, mixture)
+            return super().forward(images, mixture, support)
 
 
 class OnTheHost(Supernet):
     """The supernet that reads its mixture, wherever it is, and runs only what it chooses."""
 
-    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+    def forward(self, images: Tensor, mixture: Tensor, support: Tensor | None = None) -> Tensor:
         """Class logits."""
-        return super().forward(images, mixture.cpu())
+        return super().forward(images, mixture.cpu(), support)
 
 
 class Thawed(Bilevel):
     """Computes the gradients of the network's parameters in the architecture step, too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.loss = ThawedLoss(self.supernet, self.descent.optimizer, self.recorder)
 
     def arch_step(self, *args: Any) -> None:
         """As ever, with nothing frozen."""
         with patched(supernet.bilevel, "frozen", nullcontext):
             super().arch_step(*args)
 
+
+class ThawedLoss(SupernetLoss):
+    """Computes the gradients of the parameters beside that of the mixture."""
+
     def _loss_and_slope(self, images: Tensor, labels: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             mixture = mixture.detach().requires_grad_()
             loss, right = self._loss(images, labels, mixture)
-            slope, *_ = torch.autograd.grad(loss, [mixture, *self.descent.parameters], allow_unused=True)
+            slope, *_ = torch.autograd.grad(loss, [mixture, *self.supernet.parameters()], allow_unused=True)
         return loss.detach(), right, slope
 
 

@@ -12,6 +12,7 @@ Shapes: B images, C channels, E edges, O candidate operations; a mixture is (E, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -194,13 +195,14 @@ def textbook_step(
         images, labels = batch
         return F.cross_entropy(network(images, mixture), labels)
 
-    if arch_optimizer is not None and (arch_loss := search.arch_loss(cross_entropy, train, val)) is not None:
+    loss_of: Any = cross_entropy  # all that the strategies which are compared here ask for
+    if arch_optimizer is not None and (arch_loss := search.arch_loss(loss_of, train, val)) is not None:
         _zero_gradients(network_optimizer, arch_optimizer)
         torch.autograd.backward(arch_loss)
         arch_optimizer.step()
         read(arch_loss.detach())
     _zero_gradients(network_optimizer, arch_optimizer)
-    for mixture in search.paths():
+    for mixture in search.paths(loss_of, train):
         loss = cross_entropy(mixture, train)
         torch.autograd.backward(loss)
         read(loss.detach())

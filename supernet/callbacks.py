@@ -112,7 +112,11 @@ class SearchPictures(Callback):
             "arch/entropy": float(torch.special.entr(rows).sum(dim=1).mean()),
             "derived/params": cost.params,
             "derived/macs": cost.macs,
-            **{f"arch/{name}": value for name, value in pl_module.search.scalars().items()},
+            **{
+                f"arch/{name}": value
+                for part in (pl_module.search, *pl_module.terms)
+                for name, value in part.scalars().items()
+            },
         }
         for (target, source), row in zip(space.edges, probabilities.tolist(), strict=True):
             for op, value in zip(space.ops, row, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from supernet.genotype import Genotype
 from supernet.network import check_image_size, check_skeleton
@@ -61,3 +62,14 @@ def cost(
                 macs += num_cells * kernel * pixels
     classifier = 4 * channels * num_classes + num_classes
     return Cost(params + 2 * (4 * channels) + classifier, macs + classifier)
+
+
+def operation_costs(ops: Sequence[str], **network: Any) -> list[Cost]:
+    """What each operation adds to the cost of a network, on any edge.
+
+    Args:
+        ops: names of operations.
+        network: width, depth, classes and images, as in `cost`.
+    """
+    empty, *alone = (cost(Genotype((op,)), **network) for op in ("none", *ops))
+    return [Cost(*(int(one - none) for one, none in zip(each, empty, strict=True))) for each in alone]

@@ -5,7 +5,7 @@ Shapes: B images, E edges, O candidate operations, P paths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,14 @@ def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(dim=1) == labels).sum()
 
 
+PathLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+    """The loss of a path that learns from the labels alone."""
+    return F.cross_entropy(logits, labels)
+
+
 class Descent:
     """Takes steps of a network's optimizer.
 
@@ -30,11 +38,19 @@ class Descent:
         optimizer: steps over all parameters of the network.
         recorder: runs the step, as it is or by a recording.
         grad_clip: largest norm of the gradient; None leaves it as it is.
+        path_loss: ``path_loss(logits, labels, first)``, a scalar for each mixture of a step; ``first`` holds the
+            detached logits under the first of them, and is None for that one itself.
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: Optimizer, recorder: Recorder, grad_clip: float | None = None
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        recorder: Recorder,
+        grad_clip: float | None = None,
+        path_loss: PathLoss = cross_entropy,
     ) -> None:
+        self.path_loss = path_loss
         self.network, self.optimizer, self.recorder, self.grad_clip = network, optimizer, recorder, grad_clip
         self.parameters, self.buffers = list(network.parameters()), list(network.buffers())
         self.tally = Tally(recorder.device, self.parameters[0].dtype)
@@ -61,9 +77,11 @@ class Descent:
         kept = [buffer.clone() for buffer in self.buffers]
         total, right = torch.zeros((2,), dtype=self.tally.sums.dtype, device=labels.device).unbind()
         paths = [()] if mixtures is None else [(mixture,) for mixture in mixtures]
+        first: Tensor | None = None
         for path in paths:
             logits = self.network(images.to(self.parameters[0].dtype), *path)
-            loss = F.cross_entropy(logits, labels)
+            loss = self.path_loss(logits, labels, first)
+            first = logits.detach() if first is None else first
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             right += right_answers(logits, labels)

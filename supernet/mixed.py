@@ -43,17 +43,18 @@ Plan = Sequence[Sequence[Term]]
 """The terms of each node of a cell, by source node; one plan serves all cells of one width in a step."""
 
 
-def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
+def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None, support: Tensor | None = None) -> Plan:
     """What a cell has to compute for this mixture, shape (E, O).
 
     The coefficients move to the device and type of ``like``.
 
     A mixture on the host is read, and only what it chooses is planned: a one-hot mixture costs one operation an
     edge, and a candidate that does not run has no gradient. A mixture on an accelerator is taken as dense, because
-    reading it would make the host wait.
+    reading it would make the host wait. A ``support`` on the host, shape (E, O), says instead what is planned.
     """
-    on_host = mixture.device.type == "cpu"
-    chosen = (mixture.detach() != 0).tolist() if on_host else [[True] * space.num_ops] * space.num_edges
+    if support is None and mixture.device.type == "cpu":
+        support = mixture.detach() != 0
+    chosen = [[True] * space.num_ops] * space.num_edges if support is None else support.tolist()
     wanted = {
         edge: [column for column, op in enumerate(space.ops) if row[column] and op != ZERO]
         for edge, row in zip(space.edges, chosen, strict=True)
@@ -194,7 +195,7 @@ class MixedCell(nn.Module):
     def _convolve(self, source: int, rectified: Tensor, term: Term) -> Tensor:
         """A convolution of one node for all targets of a term, shape (B, k * C, H, W)."""
         if len(term.targets) == self.num_nodes - 1 - source:
-            weight: Tensor = self._weight(term.op, source)
+            weight = self._weight(term.op, source)
         else:
             weight = torch.cat([self.edge_weight(term.op, target, source) for target in term.targets])
         outputs = F.conv2d(rectified, weight, padding="same")
@@ -205,8 +206,9 @@ class MixedCell(nn.Module):
         first = (target - source - 1) * self.channels
         return self._weight(op, source)[first : first + self.channels]
 
-    def _weight(self, op: str, source: int) -> nn.Parameter:
-        return self.convolutions[source].get_parameter(f"{op}.weight")
+    def _weight(self, op: str, source: int) -> Tensor:
+        # Not get_parameter, which refuses the tensors that torch.func.functional_call puts in place of parameters.
+        return self.convolutions[source].get_submodule(op).weight  # type: ignore[return-value]
 
 
 class AddScaled(torch.autograd.Function):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
-from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -34,6 +34,7 @@ from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
 from supernet.tally import MeanLoss, Running, go_on
+from supernet.terms import SearchTerm
 from supernet.versions import versions
 
 CHECKPOINT_KEY = "supernet"
@@ -52,6 +53,8 @@ class SearchModule(LightningModule):
         channels: C, the width of the first stage.
         num_cells: N, the number of cells in each of the three stages.
         space: nodes and candidate operations of the cell.
+        terms: what goes with the strategy, such as supernet.terms.CostPenalty: a list of class names.
+        warm_up_epochs: epochs at the beginning in which the architecture takes no steps.
         num_classes: number of classes; taken from the data on the command line.
         image_shape: channels, height and width of the images; taken from the data on the command line.
         network_lr: first learning rate of the network (SGD, Nesterov); falls to `network_lr_min` by a cosine.
@@ -59,8 +62,8 @@ class SearchModule(LightningModule):
         network_momentum: momentum of the network.
         network_weight_decay: weight decay of the network.
         grad_clip: largest norm of the network's gradient.
-        arch_lr: learning rate of the architecture (Adam).
-        arch_betas: decay of Adam's two moments.
+        arch_lr: learning rate of the architecture (Adam, unless the strategy says otherwise).
+        arch_betas: decay of Adam's two moments, for a strategy that uses it.
         arch_weight_decay: weight decay of the architecture.
         score_images: validation images on which derived cells are compared with shared parameters.
         sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
@@ -76,6 +79,8 @@ class SearchModule(LightningModule):
         channels: int = 16,
         num_cells: int = 5,
         space: CellSpace = CellSpace(),
+        terms: list[SearchTerm] | None = None,
+        warm_up_epochs: int = 0,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         network_lr: float = 0.025,
@@ -102,6 +107,7 @@ class SearchModule(LightningModule):
             network_lr_min=network_lr_min,
             network_weight_decay=network_weight_decay,
             arch_weight_decay=arch_weight_decay,
+            warm_up_epochs=warm_up_epochs,
         )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
@@ -111,6 +117,9 @@ class SearchModule(LightningModule):
         self.search = search
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
+        self.terms = nn.ModuleList(terms or ())
+        for number, term in enumerate(terms or (), start=1):
+            term.bind(search, (self.seed + number) % 2**63)
         self.genotype: Genotype | None = None
         self._drawn: Tensor | None = None
         self._metrics: dict[str, float] = {}
@@ -136,10 +145,9 @@ class SearchModule(LightningModule):
             weight_decay=hparams["network_weight_decay"],
         )
         optimizers: list[Optimizer] = [network]
-        if learned := list(self.search.parameters()):
+        if any(True for _ in self.search.parameters()):
             decay = hparams["arch_weight_decay"]
-            betas, fused = tuple(hparams["arch_betas"]), learned[0].is_cuda
-            optimizers.append(Adam(learned, hparams["arch_lr"], betas, weight_decay=decay, fused=fused))
+            optimizers.append(self.search.make_optimizer(hparams["arch_lr"], tuple(hparams["arch_betas"]), decay))
         return optimizers, [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
@@ -168,6 +176,7 @@ class SearchModule(LightningModule):
             arch_optimizers[0] if arch_optimizers else None,
             self.recorder,
             self.hparams["grad_clip"],
+            list(self.terms),  # type: ignore[arg-type]
         )
         self.running = go_on({"arch": self.bilevel.tally, "network": self.bilevel.descent.tally}, self._seen)
         self._seen = {}
@@ -180,18 +189,34 @@ class SearchModule(LightningModule):
         self.recorder = Recorder(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Let the strategy follow its schedule."""
-        self.search.start_epoch(self.current_epoch, self.trainer.max_epochs or 1)
+        """Let strategy and terms follow their schedules."""
+        num_epochs = self.trainer.max_epochs or 1
+        self.search.start_epoch(self.current_epoch, num_epochs)
+        for term in self.bilevel.terms:
+            term.start_epoch(self.current_epoch, num_epochs)
+        self.bilevel.learns = self.current_epoch >= self.hparams["warm_up_epochs"]
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
         self.bilevel.step(batch["train"], batch["val"])
+        if self.trainer.is_last_batch and self.search.arch_steps_per_epoch:
+            self.bilevel.arch_phase(batch["train"], self._arch_batches())
         count_steps(self.trainer, len(self.trainer.optimizers))
         if is_time_to_log(self.trainer):
             for part, running in self.running.items():
                 if running.look():
                     # On the host: Lightning reads what the progress bar shows after every batch.
                     self.log(f"{part}/loss", torch.tensor(running.loss), prog_bar=True)
+
+    def _arch_batches(self) -> Iterator[Batch]:
+        """Batches of the half that trains the architecture, without end: those of this epoch, again and again."""
+        while True:
+            loaders: Any = self._data().train_dataloader()
+            loader = loaders.iterables["val"]
+            loader.sampler.set_epoch(self.current_epoch)
+            for batch in loader:
+                images, labels = self.trainer.strategy.batch_to_device(batch)
+                yield images, labels
 
     def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
         """Class logits of normalised images under a mixture, in the precision of the parameters."""
@@ -328,7 +353,7 @@ class SearchModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = {"genotype": genotype, **self.record()}
         checkpoint["running"] = {part: running.state_dict() for part, running in self.running.items()}
         hparams = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for name in [name for name, value in hparams.items() if isinstance(value, SearchStrategy | CellSpace)]:
+        for name in [name for name, value in hparams.items() if _is_object(value)]:
             del hparams[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -337,3 +362,10 @@ class SearchModule(LightningModule):
         genotype, self.seed = record.get("genotype"), record.get("seed", self.seed)
         self.genotype = None if genotype is None else Genotype.parse(genotype)
         self._seen, self._metrics = checkpoint.get("running", {}), dict(record.get("metrics", {}))
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a hyperparameter was passed in as an object, not as the words of a configuration."""
+    if isinstance(value, list):
+        return any(map(_is_object, value))
+    return isinstance(value, SearchStrategy | SearchTerm | CellSpace)

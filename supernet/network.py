@@ -224,7 +224,7 @@ class Supernet(Skeleton):
         )
         self.space = self_space
 
-    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
+    def forward(self, images: Tensor, mixture: Tensor, support: Tensor | None = None) -> Tensor:
         """Class logits of normalised images under a mixture.
 
         Args:
@@ -232,6 +232,8 @@ class Supernet(Skeleton):
             mixture: shape (E, O), the coefficient of each candidate operation on each edge; any real numbers.
                 On the host it is read: candidates with coefficient zero do not run, and get the gradient zero.
                 On an accelerator it is not read: all candidates run, and the gradient is exact at zeros, too.
+            support: shape (E, O), true where a candidate runs and has its exact gradient, whatever its coefficient;
+                on the host. The caller sees to it that coefficients are zero elsewhere.
 
         Returns:
             Logits, shape (B, num_classes).
@@ -241,7 +243,7 @@ class Supernet(Skeleton):
         if mixture.shape != expected:
             raise SupernetError(f"the mixture has one row an edge and one column an operation, {expected},"
                                 f" got {tuple(mixture.shape)}")  # fmt: skip
-        plan = make_plan(self.space, mixture, like=self.stem.get_parameter("0.weight"))
+        plan = make_plan(self.space, mixture, self.stem.get_submodule("0").weight, support)  # type: ignore[arg-type]
         plans = {width: widen(plan, width) for width in self.widths}
         # A compiled cell serves the training steps that run every candidate; for anything else, called past its
         # compilation, it would be compiled anew, for each cell that is scored.

@@ -29,7 +29,7 @@ HOST = torch.device("cpu")
 class TwoPaths(DARTS):
     """Several mixtures in a step, and an architecture loss of several terms."""
 
-    def paths(self) -> Iterator[Tensor]:
+    def paths(self, loss: Loss, train: Batch) -> Iterator[Tensor]:
         yield self()
         yield self().flip(1)
 
@@ -54,7 +54,7 @@ def make(strategy: Callable[[], SearchStrategy], recorder: Recorder, device: tor
     return Bilevel(network, search, network_optimizer, arch_optimizer, recorder, grad_clip=0.5)
 
 
-def plan_densely(space: CellSpace, mixture: Tensor, like: Tensor | None = None) -> Plan:
+def plan_densely(space: CellSpace, mixture: Tensor, like: Tensor | None = None, support: Tensor | None = None) -> Plan:
     """As on an accelerator, where a mixture is not read."""
     tiny = torch.full_like(mixture, 1e-30)  # keeps every candidate, and is lost when added to anything that counts
     return make_plan(space, mixture + (mixture == 0) * tiny, like)
@@ -228,9 +228,9 @@ def test_a_bad_step_is_as_if_it_had_not_been(
     bad = torch.full((6, 1, 8, 8), float("nan")), batch(0)[1]
     for step in range(8):
         train, val = batch(2 * step), batch(2 * step + 1)
-        poisoned.arch_step(poisoned.arch_optimizer, train, val)  # type: ignore[arg-type]
+        poisoned.arch_step(train, val)
         if step not in Poisoned.poison:
-            clean.arch_step(clean.arch_optimizer, train, val)  # type: ignore[arg-type]
+            clean.arch_step(train, val)
         for images in [bad, train] if step in (0, 4, 5) else [train]:
             poisoned.descent.step(*images, poisoned.search()[None].detach())
         clean.descent.step(*train, clean.search()[None].detach())

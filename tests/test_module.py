@@ -170,7 +170,7 @@ def test_several_paths_make_one_step_of_their_summed_gradients(tmp_path: Path) -
     cells = [Genotype.from_index(6111), Genotype.from_index(13714)]
 
     class Two(RandomSearch):
-        def paths(self) -> Any:
+        def paths(self, loss: Loss, train: Batch) -> Any:
             return (F.one_hot(torch.tensor(self.space.choices(cell)), 5).float() for cell in cells)
 
     seen: list[Batch] = []

@@ -7,16 +7,16 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch import Tensor, nn
+from torch import Tensor
 
 from supernet.discrete import Score
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.space import CellSpace, is_connected
-from supernet.strategies import DARTS, GDAS, Batch, FactorisedSearch, RandomSearch, SearchStrategy
+from supernet.strategies import DARTS, GDAS, FactorisedSearch, RandomSearch, SearchStrategy
+from tests.toy import EMPTY, ToyLoss, planted
 
 STRATEGIES = [DARTS, GDAS, RandomSearch]
-EMPTY: Batch = (torch.empty(0), torch.empty(0))
 
 
 def bound(strategy: SearchStrategy, space: CellSpace | None = None, seed: int = 0) -> SearchStrategy:
@@ -34,7 +34,7 @@ def no_score(genotype: Genotype) -> float:
 )
 def test_a_mixture_has_a_row_an_edge_that_sums_to_one(kind: type[SearchStrategy], space: CellSpace) -> None:
     strategy = bound(kind(), space)
-    for mixture in (strategy(), *strategy.paths(), strategy.probabilities()):
+    for mixture in (strategy(), *strategy.paths(ToyLoss(torch.sum), EMPTY), strategy.probabilities()):
         assert mixture.shape == (space.num_edges, space.num_ops)
         torch.testing.assert_close(mixture.sum(dim=1), torch.ones(space.num_edges))
 
@@ -136,7 +136,7 @@ def test_the_temperature_falls_linearly_from_first_to_last_epoch() -> None:
 def test_random_search_draws_every_operation_equally_often_and_learns_nothing() -> None:
     strategy = bound(RandomSearch())
     assert not list(strategy.parameters())
-    assert strategy.arch_loss(lambda mixture, batch: mixture.sum(), EMPTY, EMPTY) is None
+    assert strategy.arch_loss(ToyLoss(torch.sum), EMPTY, EMPTY) is None
     counts = sum(strategy() for _ in range(2000))
     assert isinstance(counts, Tensor)
     assert all(chisquare(row).pvalue > 1e-4 for row in counts.numpy())
@@ -220,22 +220,10 @@ def test_excluding_none_takes_the_second_choice_of_an_edge() -> None:
     assert with_logits(DARTS(exclude_none=True), logits).derive(no_score).ops == ("nor_conv_1x1",) * 6
 
 
-class _Planted(nn.Module):
-    """A loss whose minimum is a cell: the quickest search there is."""
-
-    def __init__(self, cell: Genotype) -> None:
-        super().__init__()
-        choices = torch.tensor(CellSpace().choices(cell))
-        self.target = nn.functional.one_hot(choices, 5).float()
-
-    def forward(self, mixture: Tensor, batch: Batch) -> Tensor:
-        return -(self.target * mixture).sum()
-
-
 @pytest.mark.parametrize("kind", [DARTS, GDAS])
 def test_gradient_strategies_find_a_planted_cell(kind: type[FactorisedSearch]) -> None:
-    planted = Genotype.from_index(6111)
-    strategy, loss = kind(), _Planted(planted)
+    cell = Genotype.from_index(6111)
+    strategy, loss = kind(), planted(cell)
     strategy.bind(CellSpace(), 0)
     optimizer = torch.optim.Adam(strategy.parameters(), 0.1)
     for epoch in range(150):
@@ -245,7 +233,7 @@ def test_gradient_strategies_find_a_planted_cell(kind: type[FactorisedSearch]) -
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    assert strategy.derive(no_score) == planted
+    assert strategy.derive(no_score) == cell
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,76 @@
 """What a search strategy is.
 
-Shapes: E edges, O candidate operations; a mixture is (E, O).
+Shapes: B images, E edges, O candidate operations, P paths; a mixture is (E, O).
 """
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
-from supernet.discrete import Score, most_likely
+from supernet.discrete import Score, most_likely, sample_cells
+from supernet.drawing import Drawing, seeded
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.ranks import sum_over_ranks, world_size
 from supernet.space import CellSpace
 
 Batch = tuple[Tensor, Tensor]
 """Images, shape (B, channels, H, W), and class numbers, shape (B,)."""
 
-Loss = Callable[[Tensor, Batch], Tensor]
-"""``loss(mixture, batch)``: the cross-entropy of the supernet under a mixture, a scalar."""
+Parameters = Mapping[str, Tensor]
+"""Parameters of the network, by name."""
 
 
-class SearchStrategy(nn.Module, ABC):
+class Loss(Protocol):
+    """What a strategy may ask of the supernet: how well does it do under a mixture?"""
+
+    def __call__(
+        self, mixture: Tensor, batch: Batch, *, parameters: Parameters | None = None, support: Tensor | None = None
+    ) -> Tensor:
+        """The cross-entropy under a mixture, a scalar, and in a step of the architecture the terms of the mixture.
+
+        Args:
+            mixture: shape (E, O). On a CPU a candidate with coefficient zero does not run and has no gradient.
+            batch: images and labels.
+            parameters: other parameters for the network than its own, such as those of a virtual step.
+            support: shape (E, O), true where a candidate has its exact gradient even if its coefficient is zero;
+                on the host. An accelerator may run all of them.
+        """
+        ...
+
+    def reward(self, mixture: Tensor, batch: Batch) -> Tensor:
+        """Accuracy under a mixture, 0 to 1, less the terms of the mixture: a scalar without gradient.
+
+        It is that of the whole batch on every rank.
+        """
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The network's parameters by name, as leaves that can be differentiated by."""
+        ...
+
+    def descended(self, parameters: Parameters, gradients: Parameters) -> dict[str, Tensor]:
+        """Parameters after a step of the network's optimizer down these gradients, differentiable by both.
+
+        It is SGD's step with its learning rate, weight decay and momentum as they are now; nothing is clipped.
+        """
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the network's optimizer, now."""
+        ...
+
+
+class SearchStrategy(Drawing, ABC):
     """Owns the architecture parameters and turns them into mixtures, losses and, in the end, a cell.
 
     A subclass creates its parameters in `bind`, and implements `forward`, `derive` and, where it learns by
@@ -34,8 +78,13 @@ class SearchStrategy(nn.Module, ABC):
     """
 
     space: CellSpace
-    generator: torch.Generator
-    """Source of every random draw of the strategy; on the host, and part of a checkpoint."""
+
+    candidates: Tensor
+    """Which operations may still be chosen on which edge, shape (E, O), on the host; all of them at first."""
+
+    arch_steps_per_epoch: int | None = None
+    """None: a step of the architecture before each step of the network. A number: that many in a row after the last
+    network step of each epoch."""
 
     def bind(self, space: CellSpace, seed: int) -> None:
         """Get ready for a space; called once, before the optimizers are made.
@@ -45,7 +94,12 @@ class SearchStrategy(nn.Module, ABC):
             seed: seeds the strategy's own generator, so its draws depend on nothing else.
         """
         self.space = space
-        self.generator = torch.Generator().manual_seed(seed)
+        self.candidates = torch.ones(space.num_edges, space.num_ops, dtype=torch.bool)
+        self.seed(seed)
+
+    def make_optimizer(self, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
+        """The optimizer of the architecture, where there is something to learn: Adam unless overridden."""
+        return Adam(self.parameters(), lr, betas, weight_decay=weight_decay)
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Set what follows a schedule; ``epoch`` counts from 0 to ``num_epochs - 1``.
@@ -61,9 +115,24 @@ class SearchStrategy(nn.Module, ABC):
         On a CPU only what is not zero runs; on a GPU everything does (see `Supernet.forward`).
         """
 
-    def paths(self) -> Iterator[Tensor]:
-        """The mixtures whose losses one step of the network optimizer sums; one unless overridden."""
+    def paths(self, loss: Loss, train: Batch) -> Iterator[Tensor]:
+        """The mixtures whose losses one step of the network optimizer sums; one unless overridden.
+
+        Args:
+            loss: cross-entropy of the supernet under a mixture, its parameters frozen.
+            train: the batch of this step.
+        """
         yield self()
+
+    def network_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        """The loss of one path in a step of the network, a scalar: the cross-entropy unless overridden.
+
+        Args:
+            logits: of the supernet under the path's mixture, shape (B, classes).
+            labels: shape (B,).
+            first: the logits of the step's first path, detached; None for the first path itself.
+        """
+        return F.cross_entropy(logits, labels)
 
     def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor | None:
         """What the architecture optimizer descends, a scalar; None when there is nothing to learn.
@@ -76,6 +145,9 @@ class SearchStrategy(nn.Module, ABC):
             val: a batch of the half that trains the architecture.
         """
         return None
+
+    def after_arch_step(self) -> None:
+        """Put right what the step of the architecture optimizer must not have changed."""
 
     @abstractmethod
     def derive(self, score: Score) -> Genotype:
@@ -91,17 +163,29 @@ class SearchStrategy(nn.Module, ABC):
         mixture: Tensor = self()
         return mixture.detach()
 
+    def likeliest(self, exclude_none: bool = False) -> Iterator[Genotype]:
+        """Connected cells, the most likely first; by `probabilities`, as if edges were independent, by default."""
+        return most_likely(self.space, self.probabilities().log(), exclude_none=exclude_none)
+
+    def samples(self, exclude_none: bool = False) -> Iterator[Genotype]:
+        """Different connected cells as the strategy draws them; asked again at the same step, the same ones.
+
+        By `probabilities`, as if edges were independent, by default.
+        """
+        return sample_cells(self.space, self.probabilities(), seeded(self.generator), exclude_none=exclude_none)
+
     def scalars(self) -> dict[str, float]:
         """Further values of this strategy to plot once an epoch, by name."""
         return {}
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """The state of the generator: a resumed search draws on where it stopped."""
-        return {"generator": self.generator.get_state()}
+    def get_extra_state(self) -> dict[str, Any]:
+        """The generator's state, and which candidates are left."""
+        return {**super().get_extra_state(), "candidates": self.candidates}
 
     def set_extra_state(self, state: Any) -> None:
         """Restore `get_extra_state`."""
-        self.generator.set_state(state["generator"].cpu())
+        super().set_extra_state(state)
+        self.candidates = state["candidates"].cpu()
 
 
 class FactorisedSearch(SearchStrategy):
@@ -124,13 +208,23 @@ class FactorisedSearch(SearchStrategy):
         noise = torch.randn(space.num_edges, space.num_ops, generator=self.generator)
         self.logits = nn.Parameter(1e-3 * noise)
 
+    def open_logits(self) -> Tensor:
+        """The logits, minus infinity where an operation is no candidate any more; what a mixture is made of."""
+        if bool(self.candidates.all()):
+            return self.logits
+        return self.logits.masked_fill(~self.candidates.to(self.logits.device, non_blocking=True), -torch.inf)
+
     def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor | None:
         """First order: the loss of the current mixture on the validation batch."""
         return loss(self(), val)
 
     def probabilities(self) -> Tensor:
         """Softmax of the logits."""
-        return self.logits.detach().softmax(dim=1)
+        return self.open_logits().detach().softmax(dim=1)
+
+    def likeliest(self, exclude_none: bool = False) -> Iterator[Genotype]:
+        """Connected cells, the most likely first."""
+        return most_likely(self.space, self.open_logits().detach().log_softmax(dim=1), exclude_none=exclude_none)
 
     def derive(self, score: Score) -> Genotype:
         """The best of the ``top_k`` most likely connected cells.
@@ -138,11 +232,27 @@ class FactorisedSearch(SearchStrategy):
         Raises:
             SupernetError: none of very many is connected.
         """
-        log_probs = self.logits.detach().log_softmax(dim=1)
-        cells = list(islice(most_likely(self.space, log_probs, exclude_none=self.exclude_none), self.top_k))
+        cells = list(islice(self.likeliest(self.exclude_none), self.top_k))
         if not cells:
             raise SupernetError("none of the most likely cells is connected; exclude_none keeps to those that are")
         return best(cells, score)
+
+
+def gradient(loss: Tensor, parameters: Parameters, *, create_graph: bool = False) -> dict[str, Tensor]:
+    """The gradient of a loss by parameters, of the whole batch of all ranks; zero for what did not take part.
+
+    Args:
+        loss: a scalar.
+        parameters: by name; each took part in the loss as it is, or not at all.
+        create_graph: whether the gradient can be differentiated again.
+    """
+    leaves = list(parameters.values())
+    own = torch.autograd.grad(loss, leaves, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    if world_size() > 1:
+        flat = sum_over_ranks(torch.cat([part.reshape(-1) for part in own])) / world_size()
+        parts = torch.split(flat, [part.numel() for part in own])
+        own = tuple(part.view_as(whole) for part, whole in zip(parts, own, strict=True))
+    return dict(zip(parameters, own, strict=True))
 
 
 def check_candidates(**number: int) -> None:
@@ -157,8 +267,3 @@ def check_candidates(**number: int) -> None:
 def best(cells: list[Genotype], score: Score) -> Genotype:
     """The cell with the highest score, the first of equals; a single cell is not scored."""
     return cells[0] if len(cells) == 1 else max(cells, key=score)
-
-
-def seeded(generator: torch.Generator) -> random.Random:
-    """A Python generator seeded by the current state of a torch one, which it leaves as it was."""
-    return random.Random(bytes(generator.get_state().tolist()))

@@ -40,7 +40,7 @@ class GDAS(FactorisedSearch):
 
         The noise comes from the host, so that every device draws the same.
         """
-        log_probs = self.logits.log_softmax(dim=1)
+        log_probs = self.open_logits().log_softmax(dim=1)
         # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
         noise = torch.empty(log_probs.shape).exponential_(generator=self.generator).log().neg()
         noise = noise.to(log_probs, non_blocking=True)

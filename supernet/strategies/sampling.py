@@ -1,4 +1,4 @@
-"""Strategies that learn nothing: the baselines every other one has to beat."""
+"""Strategies that learn nothing about cells while they train: the baselines every other one has to beat."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from supernet.discrete import Score, random_cells
+from supernet.discrete import Score
 from supernet.genotype import Genotype
-from supernet.strategies.base import SearchStrategy, best, check_candidates, seeded
+from supernet.strategies.base import SearchStrategy, best, check_candidates
 
 
 class RandomSearch(SearchStrategy):
@@ -27,15 +27,13 @@ class RandomSearch(SearchStrategy):
 
     def forward(self) -> Tensor:
         """A one-hot mixture with each operation of an edge equally likely; on the host."""
-        shape = (self.space.num_edges,)
-        choices = torch.randint(self.space.num_ops, shape, generator=self.generator)
+        choices = torch.multinomial(self.probabilities(), 1, generator=self.generator)[:, 0]
         return torch.nn.functional.one_hot(choices, self.space.num_ops).float()
 
     def probabilities(self) -> Tensor:
         """Uniform."""
-        return torch.full((self.space.num_edges, self.space.num_ops), 1 / self.space.num_ops)
+        return self.candidates / self.candidates.sum(dim=1, keepdim=True)
 
     def derive(self, score: Score) -> Genotype:
         """The best of ``num_samples`` cells; deriving twice at the same step compares the same cells."""
-        cells = random_cells(self.space, seeded(self.generator), exclude_none=self.exclude_none)
-        return best(list(islice(cells, self.num_samples)), score)
+        return best(list(islice(self.samples(self.exclude_none), self.num_samples)), score)
