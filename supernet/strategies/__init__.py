@@ -2,7 +2,28 @@
 
 from supernet.strategies.base import Batch, FactorisedSearch, Loss, Parameters, SearchStrategy
 from supernet.strategies.darts import DARTS
+from supernet.strategies.darts_minus import DARTSMinus
+from supernet.strategies.drnas import DrNAS
+from supernet.strategies.fair_darts import FairDARTS
+from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
+from supernet.strategies.reinmax import ReinMax
 from supernet.strategies.sampling import RandomSearch
+from supernet.strategies.snas import SNAS
 
-__all__ = ["DARTS", "GDAS", "Batch", "FactorisedSearch", "Loss", "Parameters", "RandomSearch", "SearchStrategy"]
+__all__ = [
+    "DARTS",
+    "GAEA",
+    "GDAS",
+    "SNAS",
+    "Batch",
+    "DARTSMinus",
+    "DrNAS",
+    "FactorisedSearch",
+    "FairDARTS",
+    "Loss",
+    "Parameters",
+    "RandomSearch",
+    "ReinMax",
+    "SearchStrategy",
+]
