@@ -7,14 +7,19 @@ from supernet.strategies.drnas import DrNAS
 from supernet.strategies.fair_darts import FairDARTS
 from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
+from supernet.strategies.idarts import IDARTS
+from supernet.strategies.proxyless import ProxylessNAS
 from supernet.strategies.reinmax import ReinMax
 from supernet.strategies.sampling import RandomSearch
+from supernet.strategies.sdarts import SDARTS
 from supernet.strategies.snas import SNAS
 
 __all__ = [
     "DARTS",
     "GAEA",
     "GDAS",
+    "IDARTS",
+    "SDARTS",
     "SNAS",
     "Batch",
     "DARTSMinus",
@@ -23,6 +28,7 @@ __all__ = [
     "FairDARTS",
     "Loss",
     "Parameters",
+    "ProxylessNAS",
     "RandomSearch",
     "ReinMax",
     "SearchStrategy",
