@@ -499,6 +499,23 @@ def test_gaea_learns_on_the_batch_that_it_says(single_level: bool) -> None:
     assert [batch is (train if single_level else val) for _, batch, _, _ in loss.calls] == [True]
 
 
+def test_a_share_that_is_rounded_to_zero_still_learns_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    network = Supernet(channels=2, num_cells=1, num_classes=4, image_channels=1).double()
+    logits = logits_of(2)
+    logits[3, 3] = -2000  # the direct edge to the output
+    search = ready(GAEA(), logits)
+    batch = torch.randn(6, 1, 8, 8).double(), torch.randint(4, (6,))
+    bilevel = Bilevel(network, search, SGD(network.parameters(), 0.1), None, Recorder(torch.device("cpu")), 5.0)
+    value = search.arch_loss(bilevel.loss, batch, batch)
+    assert search()[3, 3] == 0
+    (found,) = torch.autograd.grad(value, search.logits)
+    mixture = search().detach().requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(textbook_supernet(network, batch[0], mixture), batch[1]), mixture)
+    assert found[3, 3] != 0
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
+
+
 # Fair DARTS
 
 
