@@ -100,7 +100,9 @@ def test_only_valid_cells_are_scored_never_twice_within_the_budget_and_the_best_
     assert search()[:2] == (found, scored)
 
 
-@pytest.mark.parametrize("space", [CellSpace(2), CellSpace(3, ("none", "skip_connect")), CellSpace(2, ("none", OPS[1]))])
+@pytest.mark.parametrize(
+    "space", [CellSpace(2), CellSpace(3, ("none", "skip_connect")), CellSpace(2, ("none", OPS[1]))]
+)
 def test_a_space_with_fewer_cells_than_a_population_is_scored_whole(space: CellSpace) -> None:
     scored: list[Genotype] = []
     evolution(space, lambda cell: scored.append(cell) or 0.0, random.Random(0))  # type: ignore[func-returns-value]
