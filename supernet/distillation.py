@@ -22,7 +22,8 @@ def alpha_divergence(logits: Tensor, teacher: Tensor, alpha: float, clip: float 
         teacher: logits of p, shape (B, classes); no gradient goes there.
         alpha: any number; the larger, the dearer it is to overlook what p deems possible, and the smaller, the
             dearer it is to deem possible what p does not.
-        clip: largest value of ``(p / q)**alpha``.
+        clip: largest value of ``(p / q)**alpha``, in the divergence as well; from 2 on it stays at least 0 for every
+            alpha from -1 to 1.
     """
     log_q, log_p = logits.log_softmax(dim=1), teacher.detach().log_softmax(dim=1)
     fixed = log_q.detach()

@@ -27,7 +27,7 @@ class AlphaNet(SPOS):
     Args:
         num_random: random cells in each step, beside the largest and the smallest.
         label_smoothing: of the cross-entropy of the largest cell.
-        clip: largest importance weight in the gradient of the divergence.
+        clip: largest importance weight of the divergence, at least 2.
         population: cells in each generation of the evolution.
         generations: of the evolution, the random one included.
         parents: how many of the best cells so far have children.
@@ -57,8 +57,8 @@ class AlphaNet(SPOS):
             raise SupernetError(f"num_random must be from 0 to 1,000, got {num_random}")
         if not 0 <= label_smoothing < 1:
             raise SupernetError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        if not clip > 0:
-            raise SupernetError(f"clip must be above 0, got {clip}")
+        if not clip >= 2:
+            raise SupernetError(f"clip must be at least 2, got {clip}")
         self.num_random, self.label_smoothing, self.clip = num_random, label_smoothing, clip
 
     def paths(self, loss: Loss, train: Batch) -> Iterator[Tensor]:
