@@ -39,7 +39,7 @@ from tests.textbook import textbook_cell
 from tests.toy import EMPTY, ToyLoss
 
 NO_LOSS = ToyLoss(torch.sum)
-SMALL: dict[str, Any] = {"population": 6, "generations": 3, "parents": 2, "num_mutations": 2, "num_crossovers": 2}
+SMALL: dict[str, Any] = {"population": 6, "generations": 3, "parents": 2}
 
 
 def bound(strategy: SearchStrategy, space: CellSpace | None = None, seed: int = 0) -> SearchStrategy:
@@ -228,7 +228,7 @@ def test_replayed_steps_equal_the_steps_themselves(
     ("make", "sentence"),
     [
         (lambda: SPOS(population=0), "population must be from 1"),
-        (lambda: SPOS(population=10), "no room for its children"),
+        (lambda: SPOS(mutation_probability=2.0), "mutation_probability must be from 0 to 1, got 2.0"),
         (lambda: AlphaNet(num_random=-1), "num_random must be from 0 to 1,000, got -1"),
         (lambda: AlphaNet(label_smoothing=1.0), "label_smoothing must be at least 0 and below 1, got 1.0"),
         (lambda: AlphaNet(clip=1.0), "clip must be at least 2, got 1.0"),

@@ -180,9 +180,7 @@ def test_any_number_of_ranks_gathers_the_statistics_of_whole_batches(
 
 def search(folder: Path, data: LightningDataModule | None = None, **options: Any) -> SearchModule:
     seed_everything(0)
-    module = SearchModule(
-        SPOS(population=4, generations=2, num_mutations=2, num_crossovers=2), 4, 1, image_shape=(1, 8, 8), **options
-    )
+    module = SearchModule(SPOS(population=4, generations=2), 4, 1, image_shape=(1, 8, 8), **options)
     trainer = make_trainer(folder, limit_train_batches=4)
     trainer.fit(module, datamodule=data or SearchData(batch_size=64, eval_batch_size=100))
     return module
