@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from supernet.drawing import gumbel
 from supernet.errors import SupernetError
 from supernet.strategies.base import FactorisedSearch
 
@@ -41,9 +42,7 @@ class GDAS(FactorisedSearch):
         The noise comes from the host, so that every device draws the same.
         """
         log_probs = self.open_logits().log_softmax(dim=1)
-        # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
-        noise = torch.empty(log_probs.shape).exponential_(generator=self.generator).log().neg()
-        noise = noise.to(log_probs, non_blocking=True)
+        noise = gumbel(log_probs.shape, self.generator).to(log_probs, non_blocking=True)
         soft = ((log_probs + noise) / self.tau).softmax(dim=1)
         hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
         # Exactly one-hot, since the bracket is exactly one; only what was drawn has a gradient.
