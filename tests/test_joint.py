@@ -173,7 +173,7 @@ def test_the_gradient_of_rewards_is_that_of_the_mean_reward_in_the_mean() -> Non
     for number, chance in enumerate(p):
         if chance > 0:
             strategy.load_state_dict(state, strict=False)
-            strategy.draw = lambda *_, number=number: torch.tensor([number])  # type: ignore[assignment,misc]
+            strategy.draw = lambda *_, number=number: torch.tensor([number])  # type: ignore[method-assign]
             (slope,) = torch.autograd.grad(strategy.arch_loss(by_reward(), EMPTY, EMPTY), strategy.logits)
             mean += chance * slope
     logits = strategy.logits.detach().requires_grad_()

@@ -10,8 +10,8 @@ from supernet.strategies import SETN
 from tests.toy import EMPTY, ToyLoss, planted
 
 
-def bound(logits: Tensor | None = None, **options: int) -> SETN:
-    strategy = SETN(**options)
+def bound(logits: Tensor | None = None, num_samples: int = 100) -> SETN:
+    strategy = SETN(num_samples)
     strategy.bind(CellSpace(), 0)
     if logits is not None:
         with torch.no_grad():

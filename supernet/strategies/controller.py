@@ -34,14 +34,14 @@ class Controller(nn.Module):
 
     Args:
         num_ops: O.
-        units: H, the width of every layer.
-        num_layers: of the LSTM.
         temperature: divides the logits.
         tanh_constant: the largest size of a logit after that, by ``tanh_constant * tanh(logit)``.
+        units: H, the width of every layer.
+        num_layers: of the LSTM.
     """
 
     def __init__(
-        self, num_ops: int, units: int = 32, num_layers: int = 2, temperature: float = 5.0, tanh_constant: float = 2.5
+        self, num_ops: int, temperature: float = 5.0, tanh_constant: float = 2.5, units: int = 32, num_layers: int = 2
     ) -> None:
         super().__init__()
         self.temperature, self.tanh_constant = temperature, tanh_constant
@@ -54,11 +54,13 @@ class Controller(nn.Module):
 
     def draw(self, noise: Tensor, candidates: Tensor) -> Drawn:
         """Draw cells by Gumbel noise, shape (N, E, O), from the candidates, bool, shape (E, O)."""
-        return self(len(noise), candidates, lambda edge, log_probs: (log_probs + noise[:, edge]).argmax(dim=1))
+        drawn: Drawn = self(len(noise), candidates, lambda edge, log_probs: (log_probs + noise[:, edge]).argmax(dim=1))
+        return drawn
 
     def judge(self, choices: Tensor, candidates: Tensor) -> Drawn:
         """What the controller says now of cells, shape (N, E)."""
-        return self(len(choices), candidates, lambda edge, _: choices[:, edge])
+        judged: Drawn = self(len(choices), candidates, lambda edge, _: choices[:, edge])
+        return judged
 
     def forward(self, number: int, candidates: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Drawn:
         """Go through the edges.

@@ -88,8 +88,7 @@ class ENAS(PolicySearch):
         """Create the controller, its parameters uniform in -0.1 to 0.1."""
         super().bind(space, seed)
         with self.drawing():
-            options = {"temperature": self.temperature, "tanh_constant": self.tanh_constant}
-            self.controller = Controller(space.num_ops, **options)
+            self.controller = Controller(space.num_ops, self.temperature, self.tanh_constant)
 
     def make_optimizer(self, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
         """Adam with the epsilon of the reference, 1e-3."""
