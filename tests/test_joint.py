@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+from supernet.cli import derive, search
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.replay import Recorder
@@ -16,6 +18,8 @@ from supernet.space import CellSpace, is_connected
 from supernet.strategies import DARTS, JointPolicy
 from supernet.strategies.policy import cells_within, connected_cells, marginals
 from tests.test_bilevel import batch, make
+from tests.test_cli import NETWORK, run, sentence
+from tests.test_cli import TINY as TINY_RUN
 from tests.toy import EMPTY, ToyLoss, planted
 
 TINY = CellSpace(3, ("none", "skip_connect", "nor_conv_1x1"))
@@ -257,3 +261,19 @@ def test_nothing_waits_for_the_device(estimator: str) -> None:
         bilevel.step((images.to(device), labels.to(device)), (val_images.to(device), val_labels.to(device)))
     with pytest.raises(NotImplementedError, match="meta"):
         bilevel.tally.take()
+
+
+@pytest.mark.parametrize("name", ["JointPolicy", "SETN"])
+def test_deriving_anew_takes_the_likeliest_cells_where_a_strategy_ranks_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = {"JointPolicy": "top_k", "SETN": "num_samples"}[name]
+    searched = run(search, *TINY_RUN, "--model.search", name, f"--model.search.{count}", "2")
+    assert searched.status == 0, searched
+    derived = run(derive, str(searched.path("retrain it")), "--no_retrain", "--top_k", "3", *NETWORK)
+    if name == "JointPolicy":
+        assert (derived.status, derived.err) == (0, "")
+        assert is_connected(Genotype.load(derived.path("genotype")))
+    else:
+        assert "SETN has no option top_k: leave --top_k out" in sentence(derived)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 from collections.abc import Sequence
@@ -127,8 +126,7 @@ class DeriveCommand(CommandLine):
         if self.config.top_k is not None and self.config.top_k < 1:
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         module = build_search(path, checkpoint)
-        takes_top_k = "top_k" in inspect.signature(type(module.search)).parameters
-        if self.config.top_k is not None and not takes_top_k:
+        if self.config.top_k is not None and not hasattr(module.search, "top_k"):
             raise SupernetError(f"{type(module.search).__name__} has no option top_k: leave --top_k out")
         for option in ("top_k", "exclude_none"):
             if self.config[option] is not None:

@@ -27,6 +27,7 @@ class SETN(FactorisedSearch):
 
     def __init__(self, num_samples: int = 100, exclude_none: bool = False) -> None:
         super().__init__(exclude_none=exclude_none)
+        del self.top_k  # cells to compare are drawn here, and not taken by rank
         check_candidates(num_samples=num_samples)
         self.num_samples = num_samples
 
