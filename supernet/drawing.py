@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,14 @@ def seeded(generator: torch.Generator) -> random.Random:
     return random.Random(bytes(generator.get_state().tolist()))
 
 
-def gumbel(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Gumbel noise on the host: the largest of log-probabilities with noise added is a draw from them."""
+def gumbel(like: Tensor, generator: torch.Generator, *draws: int) -> Tensor:
+    """Gumbel noise: the largest of logits with noise added is a draw from their softmax, at each place.
+
+    Args:
+        like: the noise has its shape, after that of the draws, its type and its device; every device draws the same.
+        generator: on the host, which waits for nothing.
+        draws: shape of as many independent draws.
+    """
     # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
-    return torch.empty(tuple(shape)).exponential_(generator=generator).log().neg()
+    noise = torch.empty(*draws, *like.shape).exponential_(generator=generator).log().neg()
+    return noise.to(like, non_blocking=True)

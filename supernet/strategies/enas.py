@@ -101,9 +101,9 @@ class ENAS(PolicySearch):
         The noise comes from the host, and all else stays where the controller lies: nothing waits for a device, and
         every device draws the same.
         """
-        noise = gumbel((number, self.space.num_edges, self.space.num_ops), generator)
         open_ops = self.candidates if candidates is None else candidates
-        return self.controller.draw(self._beside(noise), self._beside(open_ops))
+        noise = gumbel(self.controller.start.new_empty(open_ops.shape), generator, number)
+        return self.controller.draw(noise, self._beside(open_ops))
 
     def _beside(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.controller.start.device, non_blocking=True)

@@ -1,25 +1,15 @@
-"""Drawing by Gumbel noise: the noise, and what strategies share that lower a temperature.
+"""What strategies share that draw by Gumbel noise and lower a temperature.
 
 Shapes: E edges, O candidate operations.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from supernet.drawing import gumbel
 from supernet.errors import SupernetError
 from supernet.strategies.base import FactorisedSearch
-
-
-def gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent Gumbel variates of the shape, type and device of a tensor; every device draws the same.
-
-    Added to logits, the largest sum is at each place as often as the softmax says.
-    """
-    # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
-    noise = torch.empty(like.shape).exponential_(generator=generator).log().neg()
-    return noise.to(like, non_blocking=True)
 
 
 class GumbelSearch(FactorisedSearch):
@@ -47,7 +37,7 @@ class GumbelSearch(FactorisedSearch):
     def concrete(self) -> Tensor:
         """A sample of the concrete distribution, ``softmax((log p + Gumbel noise) / tau)``, shape (E, O)."""
         log_probs = self.open_logits().log_softmax(dim=1)
-        return ((log_probs + gumbel_noise(log_probs, self.generator)) / self.tau).softmax(dim=1)
+        return ((log_probs + gumbel(log_probs, self.generator)) / self.tau).softmax(dim=1)
 
     def scalars(self) -> dict[str, float]:
         """The temperature."""

@@ -100,7 +100,7 @@ class JointPolicy(PolicySearch):
 
     def draw(self, log_probs: Tensor, number: int) -> Tensor:
         """Draw cells, shape (N,), by noise from the host, so that nothing waits for a device."""
-        noise = gumbel((number, self.space.size), self.generator).to(log_probs, non_blocking=True)
+        noise = gumbel(log_probs, self.generator, number)
         return (log_probs.detach() + noise).argmax(dim=1)
 
     def mixtures(self, numbers: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class JointPolicy(PolicySearch):
         """Different cells as they are drawn one after another; asked again at the same step, the same ones."""
         log_probs = self.cell_log_probs()
         # The order of all cells by noise is that of draws without replacement.
-        noise = gumbel(log_probs.shape, self.generator.clone_state()).to(log_probs)
+        noise = gumbel(log_probs, self.generator.clone_state())
         return ranked(self.space, log_probs + noise, exclude_none=exclude_none)
 
     def derive(self, score: Score) -> Genotype:

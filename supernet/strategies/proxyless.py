@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from supernet.drawing import gumbel
 from supernet.strategies.base import Batch, FactorisedSearch, Loss
 
 
@@ -60,9 +61,7 @@ class ProxylessNAS(FactorisedSearch):
         The largest of the logits with Gumbel noise are such a draw (Kool et al., 2019). The noise comes from the host,
         and the host waits for nothing.
         """
-        # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
-        noise = torch.empty(logits.shape).exponential_(generator=self.generator).log().neg()
-        keys = logits + noise.to(logits, non_blocking=True)
+        keys = logits + gumbel(logits, self.generator)
         drawn = torch.zeros_like(keys, dtype=torch.bool)
         drawn.scatter_(1, keys.topk(min(num_ops, keys.shape[1]), dim=1).indices, True)
         return drawn & (logits > -torch.inf)  # an edge may have a single candidate

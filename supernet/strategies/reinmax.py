@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from supernet.drawing import gumbel
 from supernet.errors import SupernetError
 from supernet.strategies.base import Batch, FactorisedSearch, Loss
-from supernet.strategies.gumbel import gumbel_noise
 
 
 class ReinMax(FactorisedSearch):
@@ -35,7 +35,7 @@ class ReinMax(FactorisedSearch):
     def draw(self) -> Tensor:
         """A one-hot row an edge, as often as the softmax of the logits says, shape (E, O); without gradient."""
         logits = self.open_logits()
-        choices = (logits + gumbel_noise(logits, self.generator)).argmax(dim=1, keepdim=True)
+        choices = (logits + gumbel(logits, self.generator)).argmax(dim=1, keepdim=True)
         return torch.zeros_like(logits).scatter_(1, choices, 1.0)
 
     def through(self, drawn: Tensor) -> Tensor:
