@@ -452,3 +452,19 @@ def test_impossible_options_are_named(options: dict[str, float], sentence: str) 
 def test_a_rate_that_falls_in_no_epochs_is_refused() -> None:
     with pytest.raises(SupernetError, match="network_lr_epochs must be above 0, got 0"):
         SearchModule(ENAS(), network_lr_epochs=0)
+
+
+def test_the_accuracies_of_the_cells_that_are_compared_are_told() -> None:
+    strategy, scored = ENAS(num_early_samples=10), []
+    strategy.bind(CellSpace(), 0)
+    strategy.start_epoch(0, 5)
+
+    def score(genotype: Genotype) -> float:
+        scored.append(genotype.ops.count("nor_conv_3x3") / 6)
+        return scored[-1]
+
+    strategy.derive(score)
+    assert len(scored) == 10
+    told = strategy.scalars()
+    assert told["sampled_accuracy"] == pytest.approx(sum(scored) / 10)
+    assert told["best_sampled_accuracy"] == max(scored)

@@ -83,6 +83,7 @@ class ENAS(PolicySearch):
         self.drawn: tuple[Drawn, Tensor] | None = None
         """Cells that were drawn, and their advantages."""
         self.steps_left = 0
+        self.sampled: dict[str, float] = {}
 
     def bind(self, space: CellSpace, seed: int) -> None:
         """Create the controller, its parameters uniform in -0.1 to 0.1."""
@@ -130,7 +131,13 @@ class ENAS(PolicySearch):
     def derive(self, score: Score) -> Genotype:
         """The best of the cells that the controller draws: of more in the last epoch than before."""
         number = self.num_samples if self.epoch + 1 >= self.num_epochs else self.num_early_samples
-        return best(list(islice(self.samples(self.exclude_none), number)), score)
+        accuracies = {cell: score(cell) for cell in islice(self.samples(self.exclude_none), number)}
+        found = best(list(accuracies), accuracies.__getitem__)
+        self.sampled = {
+            "sampled_accuracy": sum(accuracies.values()) / len(accuracies),
+            "best_sampled_accuracy": accuracies[found],
+        }
+        return found
 
     def samples(self, exclude_none: bool = False) -> Iterator[Genotype]:
         """Different connected cells as the controller draws them; asked again at the same step, the same ones."""
@@ -174,10 +181,10 @@ class ENAS(PolicySearch):
         return one_hots(self.space, self._look().choices).mean(dim=0)
 
     def scalars(self) -> dict[str, float]:
-        """Rewards and baseline, and the entropy of the distribution over cells, in nats."""
+        """Rewards and baseline, accuracies of the cells that were compared, and the entropy over cells, in nats."""
         enumerable = self.space.size <= _MOST_CELLS
         nats = entropy(self.cell_log_probs()) if enumerable else self._look().entropies.mean()
-        return {**super().scalars(), "policy_entropy": float(nats)}
+        return {**super().scalars(), **self.sampled, "policy_entropy": float(nats)}
 
     def _look(self) -> Drawn:
         return self.draw(1_000, self.generator.clone_state())
