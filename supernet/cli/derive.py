@@ -129,9 +129,11 @@ class DeriveCommand(CommandLine):
         module = build_search(path, checkpoint)
         if self.config.top_k is not None and not isinstance(module.search, FactorisedSearch):
             raise SupernetError(f"{type(module.search).__name__} has no most likely cells: leave --top_k out")
+        if self.config.top_k is not None:
+            module.derivation = None  # in the strategy's own way, and not as the search did
         for option in ("top_k", "exclude_none"):
             if self.config[option] is not None:
-                setattr(module.search, option, self.config[option])
+                setattr(module.derivation or module.search, option, self.config[option])
         if "name" not in checkpoint["datamodule_hyper_parameters"]:
             raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
         searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
