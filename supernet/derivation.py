@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
-from supernet.discrete import Score
+from supernet.discrete import Score, check_evolution, evolution
+from supernet.drawing import seeded
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.strategies import SearchStrategy
@@ -89,6 +91,54 @@ class BestOf(Derivation):
     def derive(self, search: SearchStrategy, score: Score) -> Genotype:
         """The best of n; deriving twice at the same step compares the same cells."""
         return _best(search.samples(self.exclude_none), self.n, score)
+
+
+class Evolution(Derivation):
+    """The best cell that an evolutionary search finds with shared parameters (Guo et al., 2020, algorithm 1).
+
+    ``population * generations`` cells are compared at most.
+
+    Args:
+        population: cells in each generation, at most.
+        parents: how many of the best cells so far have children.
+        num_mutations: children of one parent, in each generation.
+        num_crossovers: children of two parents, with each edge from either.
+        mutation_probability: that an edge of a mutant is drawn anew.
+        generations: the random one included.
+        exclude_none: derive only cells without the operation 'none'.
+    """
+
+    def __init__(
+        self,
+        population: int = 50,
+        parents: int = 10,
+        num_mutations: int = 25,
+        num_crossovers: int = 25,
+        mutation_probability: float = 0.1,
+        generations: int = 20,
+        exclude_none: bool = False,
+    ) -> None:
+        super().__init__(exclude_none)
+        check_evolution(population, parents, num_mutations, num_crossovers, mutation_probability, generations)
+        self.options: dict[str, Any] = {
+            "population": population,
+            "parents": parents,
+            "num_mutations": num_mutations,
+            "num_crossovers": num_crossovers,
+            "mutation_probability": mutation_probability,
+            "generations": generations,
+        }
+
+    def derive(self, search: SearchStrategy, score: Score) -> Genotype:
+        """The best found; deriving twice at the same step finds the same."""
+        return evolution(
+            search.space,
+            score,
+            seeded(search.generator),
+            **self.options,
+            exclude_none=self.exclude_none,
+            candidates=search.candidates,
+        )
 
 
 def _best(cells: Iterator[Genotype], number: int, score: Score) -> Genotype:

@@ -72,7 +72,9 @@ def read_table(path: str, ops: Sequence[str]) -> dict[str, float]:
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SupernetError(f"{path} is no table of latencies: {error}; python -m supernet.latency writes one") from None
+        raise SupernetError(
+            f"{path} is no table of latencies: {error}; python -m supernet.latency writes one"
+        ) from None
     if not isinstance(table, dict):
         raise SupernetError(f"{path} must tell milliseconds by operation, got {type(table).__name__}")
     table = {ZERO: 0.0, **table}

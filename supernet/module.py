@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -72,6 +72,9 @@ class SearchModule(SearchValidation):
         arch_betas: decay of Adam's two moments, for a strategy that uses it.
         arch_weight_decay: weight decay of the architecture, for a strategy that uses it.
         score_images: validation images on which derived cells are compared with shared parameters.
+        recalibration_images: images of the half that trains the network, not augmented, on which each cell that is
+            compared gathers running statistics of its own (Guo et al., 2020); in whole batches, and the same images
+            for all. 0: cells are normalised by the statistics of the batch at hand.
         sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
             that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the search, or skip the step and count it.
@@ -103,6 +106,7 @@ class SearchModule(SearchValidation):
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
+        recalibration_images: int = 0,
         sync_batchnorm: bool = True,
         bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
@@ -119,6 +123,7 @@ class SearchModule(SearchValidation):
             network_weight_decay=network_weight_decay,
             arch_weight_decay=arch_weight_decay,
             warm_up_epochs=warm_up_epochs,
+            recalibration_images=recalibration_images,
         )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
@@ -128,6 +133,7 @@ class SearchModule(SearchValidation):
         self.search = search
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
+        search.depth = self.supernet.depth
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
             term.bind(search, (self.seed + number) % 2**63, {**self.skeleton, "image_shape": image_shape})
@@ -173,6 +179,8 @@ class SearchModule(SearchValidation):
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently; record from now on, if that is possible here."""
         check_trainer(self.trainer)
+        if self.hparams["recalibration_images"]:
+            self._calibration_loader()
         self.recorder = recorder(self.device, self.hparams["cuda_graphs"])
 
     def on_train_start(self) -> None:

@@ -5,7 +5,9 @@ Nothing here changes what is trained. Shapes: E edges, O candidate operations; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.network import Supernet
 from supernet.ranks import add_up, total
+from supernet.recalibration import Ablation, recalibrated
 from supernet.replay import Recorder
 from supernet.strategies import Batch, SearchStrategy
 from supernet.tally import MeanLoss
@@ -48,6 +51,7 @@ class SearchValidation(LightningModule):
 
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
         self.mixed_loss = MeanLoss()
+        self.ablation = Ablation(num_classes)
 
     def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
         """Class logits of normalised images under a mixture, in the precision of the parameters."""
@@ -77,15 +81,20 @@ class SearchValidation(LightningModule):
         self._drawn = None
 
     def on_validation_epoch_start(self) -> None:
-        """Derive the cell that this epoch stands for."""
+        """Derive the cell that this epoch stands for, and gather its statistics where they are asked for."""
         if not self.trainer.sanity_checking:
-            self.derive()
+            genotype = self.derive()
+            if calibration := self._calibration():
+                paths = islice(self.search.samples(), Ablation.NUM_PATHS)
+                with self.trainer.precision_plugin.val_step_context():
+                    self.ablation.begin(self.supernet, genotype, paths, calibration)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
         self.mixed_loss.add(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
         if self.genotype is not None:  # there is none in Lightning's sanity check
             self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
+            self.ablation.update(batch[0].to(self.dtype), batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
@@ -98,6 +107,8 @@ class SearchValidation(LightningModule):
         self.log("val/mixed_accuracy", mixed)
         self.log("val/derived_accuracy", derived, prog_bar=True)
         self.log("val/gap", mixed - derived)
+        for name, accuracy in self.ablation.take().items():
+            self.log(f"val/{name}_accuracy", accuracy)
         self.mixed_accuracy.reset()
         self.derived_accuracy.reset()
 
@@ -110,22 +121,43 @@ class SearchValidation(LightningModule):
     def scorer(self) -> Callable[[Genotype | Tensor], float]:
         """`score` on the first ``score_images`` images of the validation loader, for cells and for mixtures."""
         batches: list[Batch] = []
+        calibration: list[Tensor] = []
 
         def score(cell: Genotype | Tensor) -> float:
             if not batches:  # a strategy may derive without comparing anything
                 batches.extend(self.score_batches())
-            return self.score(cell, batches)
+                calibration.extend(self._calibration())
+            return self.score(cell, batches, calibration)
 
         return score
 
     def score_batches(self) -> Iterator[Batch]:
-        """The first validation batches that hold ``score_images`` images, on the device."""
+        """The batches on which cells are compared, on the device."""
+        return self._first(self._data().val_dataloader(), self.hparams["score_images"])
+
+    def _calibration(self) -> list[Tensor]:
+        """The images on which a cell gathers its statistics, in batches on the device; none if it gathers none."""
+        if not (num_images := self.hparams["recalibration_images"]):
+            return []
+        return [images.to(self.dtype) for images, _ in self._first(self._calibration_loader(), num_images)]
+
+    def _calibration_loader(self) -> Iterable[Batch]:
+        make: Callable[[], Iterable[Batch]] | None = getattr(self._data(), "calibration_dataloader", None)
+        if make is None:
+            raise SupernetError(
+                "recalibration_images takes images that are not augmented: give the LightningDataModule a method"
+                " calibration_dataloader(), as SearchData has it"
+            )
+        return make()
+
+    def _first(self, loader: Iterable[Batch], num_images: int) -> Iterator[Batch]:
+        """The first batches that hold so many images, on the device."""
         seen = 0
-        for batch in self._data().val_dataloader():
+        for batch in loader:
             images, labels = self.trainer.strategy.batch_to_device(batch)
             yield images, labels
             seen += total(len(labels), self.device)
-            if seen >= self.hparams["score_images"]:
+            if seen >= num_images:
                 return
 
     def _data(self) -> LightningDataModule:
@@ -135,13 +167,23 @@ class SearchValidation(LightningModule):
         return data
 
     @torch.no_grad()
-    def score(self, cell: Genotype | Tensor, batches: Iterable[Batch]) -> float:
-        """Accuracy of one cell or mixture with shared parameters, 0 to 1, on batches on the device; of all ranks."""
-        mixture = self.supernet.one_hot(cell) if isinstance(cell, Genotype) else cell
+    def score(self, cell: Genotype | Tensor, batches: Iterable[Batch], calibration: Sequence[Tensor] = ()) -> float:
+        """Accuracy of one cell or mixture with shared parameters, 0 to 1; of all ranks.
+
+        Args:
+            cell: a cell, or a mixture.
+            batches: images and labels, on the device.
+            calibration: batches of images that the statistics of a cell are made of; without, and for a mixture, they
+                are those of each batch.
+        """
         right, seen = torch.zeros((2,), device=self.device).unbind()
         with self.trainer.precision_plugin.val_step_context():
+            mixture = self.supernet.one_hot(cell) if isinstance(cell, Genotype) else cell
+            answer: Callable[[Tensor], Tensor] = partial(self.look, mixture=mixture)
+            if calibration and isinstance(cell, Genotype):
+                answer = recalibrated(self.supernet, cell, calibration)
             for images, labels in batches:
-                right += right_answers(self.look(images, mixture), labels)
+                right += right_answers(answer(images.to(self.dtype)), labels)
                 seen += len(labels)
         add_up([right, seen])
         return float(right) / float(seen)

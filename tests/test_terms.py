@@ -310,7 +310,9 @@ def test_what_is_dropped_is_the_seed_s_and_goes_on_from_a_checkpoint() -> None:
     assert draws[3].equal(draws[4])
 
 
-def test_latencies_are_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latencies_are_measured_once_and_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = []
 
     def measure(ops: list[str], **network: object) -> dict[str, float]:

@@ -110,7 +110,9 @@ def _class_options() -> list[str]:
 
 def _explain_class(key: str, message: str) -> str:
     choice = CHOICES[key]
-    if key == "terms" and (match := re.search(r"Expected a <class 'list'>.*Given value: (\w+)\s*$", message, re.DOTALL)):
+    if key == "terms" and (
+        match := re.search(r"Expected a <class 'list'>.*Given value: (\w+)\s*$", message, re.DOTALL)
+    ):
         return f"terms are a list: pass --model.terms+={match[1]}"
     path = r"(?:import path string: |Import path |class_path ')(\w[\w.]*\.\w+|\w+\n|\w+$)"
     match = re.search(path, message) or re.search(r"Given value: ([\w.]+)\s*$", message)

@@ -1,6 +1,6 @@
 """What a term of a search is.
 
-Shapes: E edges, O candidate operations; a mixture is (E, O).
+Shapes: E edges, O candidate operations, L cells; a mixture is (E, O), or (L, E, O) where each cell has its own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SearchTerm(Drawing):
         """Draw what stays the same for one step."""
 
     def mix(self, mixture: Tensor) -> Tensor:
-        """The mixture that runs in place of the one that the strategy gave, shape (E, O)."""
+        """The mixture that runs in place of the one that the strategy gave, of the same shape."""
         return mixture
 
     def penalty(self, mixture: Tensor) -> Tensor:

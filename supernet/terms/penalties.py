@@ -19,6 +19,8 @@ from supernet.terms.base import SearchTerm, line, need_logits
 class CostPenalty(SearchTerm):
     """Adds the cost of the mixture: ``weight * sum(mixture * cost)``, as a share of what the dearest cell costs.
 
+    Where each cell has a mixture of its own, it is the mean of theirs.
+
     The cost of an edge is linear in its row, so it is the expected cost if rows are probabilities, and the gradient
     of a logit is the same as that of a loss that grows by the cost of its operation (Wu et al., 2019, FBNet, eq. 7).
     A strategy that learns by rewards gets it off its reward.
@@ -72,13 +74,15 @@ class CostPenalty(SearchTerm):
         """The cost of a mixture; 1 for the dearest cell if the weight is 1."""
         costs = self.get_buffer("costs").to(mixture, non_blocking=True)
         dearest = costs.max().clamp_min(torch.finfo(costs.dtype).tiny) * self.space.num_edges
-        return self.weight * (mixture * costs).sum() / dearest
+        return self.weight * (mixture * costs).sum(dim=(-2, -1)).mean() / dearest
 
     def scalars(self) -> dict[str, float]:
         """Latencies, if it is they that count."""
         if self.of != "latency":
             return {}
-        return {f"latency_ms/{op}": ms for op, ms in zip(self.space.ops, self.get_buffer("costs").tolist(), strict=True)}
+        return {
+            f"latency_ms/{op}": ms for op, ms in zip(self.space.ops, self.get_buffer("costs").tolist(), strict=True)
+        }
 
 
 class Entropy(SearchTerm):
