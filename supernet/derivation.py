@@ -25,7 +25,7 @@ class Derivation(ABC):
     def __init__(self, exclude_none: bool = False) -> None:
         self.exclude_none = exclude_none
 
-    def check(self, search: SearchStrategy) -> None:
+    def check(self, search: SearchStrategy) -> None:  # noqa: B027  most ways go with any
         """Raise `SupernetError` for a strategy that this way makes no sense for; called once, when it is bound."""
 
     @abstractmethod
@@ -55,8 +55,8 @@ class TopK(Derivation):
         """Refuse a strategy to which all cells are equally likely."""
         if not any(True for _ in search.parameters()):
             raise SupernetError(
-                f"{type(self).__name__} takes what is most likely, and for {type(search).__name__} all cells are equally"
-                " likely; BestOf and Evolution compare them"
+                f"{type(self).__name__} takes what is most likely, and for {type(search).__name__} all cells are"
+                " equally likely; BestOf and Evolution compare them"
             )
 
     def derive(self, search: SearchStrategy, score: Score) -> Genotype:

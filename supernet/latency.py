@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
@@ -58,7 +59,7 @@ def operation_latencies(
 
 def _median_seconds(op: str, features: torch.Tensor, seconds: float) -> float:
     with torch.random.fork_rng(devices=[]):  # its parameters do not matter, and nobody else's draws may change
-        module = make_op(op, features.shape[1]).to(features.device, memory_format=Skeleton.layout).eval()
+        module = make_op(op, features.shape[1]).to(features.device).to(memory_format=Skeleton.layout).eval()
     timer = Timer("module(features)", globals={"module": module, "features": features})
     return float(timer.blocked_autorange(min_run_time=seconds).median)
 
@@ -79,7 +80,7 @@ def read_table(path: str, ops: Sequence[str]) -> dict[str, float]:
         raise SupernetError(f"{path} must tell milliseconds by operation, got {type(table).__name__}")
     table = {ZERO: 0.0, **table}
     for op in ops:
-        value = table.get(op)
+        value: Any = table.get(op)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise SupernetError(f"{path} must tell milliseconds, 0 or more, for {op!r}, got {value!r}")
     return {op: float(table[op]) for op in ops}

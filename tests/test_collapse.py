@@ -105,8 +105,10 @@ def test_a_collapse_is_visible_and_told_once(tmp_path: Path, capsys: pytest.Capt
     seen = curve(tmp_path, "derived/num_skips")
     assert seen == [1, 2, 3, 4, 5]
     told = [line for line in capsys.readouterr().out.splitlines() if "collapsed" in line]
-    assert told == ["the search has collapsed in epoch 4: the derived cell has 4 skip connections; pass --model.collapse"
-                    " rewind to keep to the last healthy epoch"]  # fmt: skip
+    assert told == [
+        "the search has collapsed in epoch 4: the derived cell has 4 skip connections;"
+        " pass --model.collapse rewind to keep to the last healthy epoch"
+    ]
 
 
 def test_rewind_puts_the_architecture_back_and_trains_the_network_on(
@@ -224,7 +226,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
         ({"max_growth": 0.75}, "max_eigenvalue_growth must be above 1, got 0.75"),
     ):
         with pytest.raises(SupernetError, match=sentence):
-            CollapseGuard(search, **options)  # type: ignore[arg-type]
+            CollapseGuard(search, **options)
     with pytest.raises(SupernetError, match="logits for each edge, such as DARTS, and RandomSearch has none; leave"):
         CollapseGuard(uniform, eigenvalue_every=1)
     assert CollapseGuard(search, max_growth=1.5).every == 1

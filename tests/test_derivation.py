@@ -104,9 +104,14 @@ def test_what_is_most_likely_is_not_asked_of_a_strategy_that_does_not_know(way: 
         other.check(bound(RandomSearch()))
 
 
-@pytest.mark.parametrize(("make", "sentence"), [(lambda: TopK(0), "k must be at least 1, got 0"),
-                                                (lambda: BestOf(-1), "n must be at least 1, got -1"),
-                                                (lambda: Evolution(generations=0), "generations .* got 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: TopK(0), "k must be at least 1, got 0"),
+        (lambda: BestOf(-1), "n must be at least 1, got -1"),
+        (lambda: Evolution(generations=0), "generations .* got 0"),
+    ],
+)
 def test_wrong_numbers_are_refused(make: Any, sentence: str) -> None:
     with pytest.raises(SupernetError, match=sentence):
         make()
@@ -150,12 +155,15 @@ def test_a_search_with_terms_is_resumed_bit_by_bit_and_derived_anew(tmp_path: Pa
     assert (anew.status, "Derived cell" in anew.out) == (0, True), anew
 
 
-def test_a_search_with_other_terms_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    args = [*SEARCH, "--model.search", "GDAS", *TERMS[:4], "--model.derivation", "BestOf", "--model.derivation.n=3"]
+def test_a_search_with_terms_that_is_stopped_in_a_validation_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    # What ends an epoch comes after its validation: it must not happen twice.
+    args = [*SEARCH, "--model.search", "GDAS", *TERMS[2:4], *TERMS[-2:], "--model.derivation", "BestOf"]
+    args += ["--model.derivation.n=3", "--model.collapse", "stop", "--model.max_skips", "6"]
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     assert run(tmp_path / "whole", "search", args).status == 0
-    assert run(tmp_path / "broken", "search", [*args, "--resume"], Fault(TERMINATE, 6)).status == 128 + TERMINATE
+    fault = Fault(TERMINATE, 2, "validation_step")
+    assert run(tmp_path / "broken", "search", [*args, "--resume"], fault).status == 128 + TERMINATE
     assert run(tmp_path / "broken", "search", [*args, "--resume"]).status == 0
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -200,10 +208,9 @@ def test_mistakes_are_one_sentence(
     args: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        assert search(["--config", str(QUICK_START), *args]) == 2
-    except SystemExit as end:
-        assert end.code == 2
+    with pytest.raises(SystemExit) as end:  # the parser ends the program itself
+        raise SystemExit(search(["--config", str(QUICK_START), *args]))
+    assert end.value.code == 2
     told = capsys.readouterr().err
     assert sentence in told
     assert told.count("\n") == 1
@@ -217,6 +224,6 @@ def test_a_checkpoint_that_tells_terms_in_another_way_is_refused(tmp_path: Path)
     for name, value in (("terms", [{"class_path": "BetaDecay", "more": 1}]), ("derivation", {"x": 1})):
         hostile = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], name: value}}
         torch.save(hostile, tmp_path / "hostile.ckpt")
-        with pytest.raises(SupernetError, match="its search strategy, its terms or its space is not told as train.py"):
+        with pytest.raises(SupernetError, match=r"its search strategy, its terms or its space is not told as train.py"):
             build_search(str(tmp_path / "hostile.ckpt"), read_checkpoint(str(tmp_path / "hostile.ckpt")))
     assert derive([str(tmp_path / "hostile.ckpt"), "--top_k", "2", "--no_retrain"]) == 2

@@ -136,7 +136,7 @@ def test_shrinking_refuses_what_it_cannot_do() -> None:
         Shrink(0)
     with pytest.raises(SupernetError, match="num_left must be at most 5, got 6"):
         bound(Shrink(6), DARTS())
-    with pytest.raises(SupernetError, match="Shrink needs 7 epochs, .* got 6; pass --trainer.max_epochs"):
+    with pytest.raises(SupernetError, match=r"Shrink needs 7 epochs, .* got 6; pass --trainer.max_epochs"):
         bound(Shrink(1, first_epochs=2), DARTS()).start_epoch(0, 6)
 
 
@@ -213,7 +213,7 @@ def test_decisions_are_tune_epochs_apart_and_the_architecture_rests_from_the_fir
         6,
         6,
     ]
-    with pytest.raises(SupernetError, match="Perturbation needs 15 epochs, .* got 14; pass --trainer.max_epochs 15"):
+    with pytest.raises(SupernetError, match=r"Perturbation needs 15 epochs, .* got 14; pass --trainer.max_epochs 15"):
         term.start_epoch(0, 14)
     with pytest.raises(SupernetError, match="tune_epochs must be at least 1, got 0"):
         Perturbation(1, 0)
@@ -239,6 +239,7 @@ def test_order_and_state_survive_a_checkpoint() -> None:
 class Watched(SearchModule):
     """Counts ends of epochs, and stops where it is told to."""
 
+    learned: list[tuple[int, bool]]
     stop_at: tuple[int, int] | None = None
 
     def training_step(self, batch: dict[str, tuple[Tensor, Tensor]], batch_idx: int) -> None:
@@ -252,7 +253,7 @@ def run(folder: Path, stop_at: tuple[int, int] | None = None, minutes: float = 1
     seed_everything(0)
     terms: list[SearchTerm] = [Perturbation(1, 1)]
     module = Watched(DARTS(), 2, 1, image_shape=(1, 8, 8), arch_lr=0.1, terms=terms, score_images=64)
-    module.learned, module.stop_at = [], stop_at  # type: ignore[assignment]
+    module.learned, module.stop_at = [], stop_at
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
     trainer = Trainer(
         max_epochs=7, accelerator="cpu", default_root_dir=folder, limit_train_batches=2, limit_val_batches=1,

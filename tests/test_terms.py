@@ -61,7 +61,7 @@ def shares(of: str = "macs") -> Tensor:
 def test_the_cost_is_the_share_of_the_network_of_the_search() -> None:
     # For a one-hot mixture it is what the network of the cell costs above the empty one, over what the dearest costs.
     for of in ("params", "macs"):
-        term = bound(CostPenalty(0.3, of), RandomSearch())  # type: ignore[arg-type]
+        term = bound(CostPenalty(0.3, of), RandomSearch())
         empty, dearest, some = (
             getattr(cost(genotype, **NETWORK), of)  # type: ignore[arg-type]
             for genotype in (Genotype(("none",) * 6), Genotype(("nor_conv_3x3",) * 6), Genotype.from_index(1462))
@@ -109,7 +109,7 @@ class Squares(SearchStrategy):
     def forward(self) -> Tensor:
         return self.roots**2
 
-    def arch_loss(self, loss: Callable[..., Tensor], train: Batch, val: Batch) -> Tensor:  # type: ignore[override]
+    def arch_loss(self, loss: Callable[..., Tensor], train: Batch, val: Batch) -> Tensor:
         return loss(self(), val)
 
     def derive(self, score: Callable[[Genotype], float]) -> Genotype:
