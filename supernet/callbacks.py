@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
 from supernet.ranks import world_size
 from supernet.recipe import run_dir
+from supernet.space import SKIP
 
 
 class EpochLines(Callback):
@@ -33,12 +35,13 @@ class GenotypeExport(Callback):
 
     def __init__(self) -> None:
         self._derived_in: int | None = None
+        self._written: Genotype | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the cell of this epoch."""
         assert isinstance(pl_module, SearchModule)
         if pl_module.genotype is not None and not trainer.sanity_checking:
-            self._derived_in = trainer.current_epoch
+            self._derived_in, self._written = trainer.current_epoch, pl_module.genotype
             record = {"cost": pl_module.cost(pl_module.genotype)._asdict(), **pl_module.record()}
             if trainer.is_global_zero:  # all ranks derive and look at the metrics; one writes
                 pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
@@ -51,10 +54,12 @@ class GenotypeExport(Callback):
             self.on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Derive at last if the search was stopped before any epoch did."""
+        """Derive at last if the search was stopped before any epoch did; write the cell that it went back to."""
         assert isinstance(pl_module, SearchModule)
         if pl_module.genotype is None:
             pl_module.derive()
+            self.on_validation_end(trainer, pl_module)
+        elif self._written not in (None, pl_module.genotype):
             self.on_validation_end(trainer, pl_module)
 
 
@@ -112,6 +117,7 @@ class SearchPictures(Callback):
             "arch/entropy": float(torch.special.entr(rows).sum(dim=1).mean()),
             "derived/params": cost.params,
             "derived/macs": cost.macs,
+            "derived/num_skips": pl_module.genotype.ops.count(SKIP),
             **{
                 f"arch/{name}": value
                 for part in (pl_module.search, *pl_module.terms)

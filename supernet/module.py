@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningDataModule, LightningModule
-from torch import Tensor, nn
+from pytorch_lightning import Callback
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics.classification import MulticlassAccuracy
 
 from supernet.bilevel import Bilevel
+from supernet.collapse import CollapseGuard, OnCollapse
 from supernet.cost import Cost, cost
-from supernet.descent import right_answers
-from supernet.errors import SupernetError
+from supernet.derivation import Derivation
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import Supernet, check_image_size
-from supernet.ranks import add_up, total
-from supernet.recalibration import Ablation, recalibrated
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -36,15 +30,16 @@ from supernet.recipe import (
 from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
 from supernet.strategies import Batch, SearchStrategy
-from supernet.tally import MeanLoss, Running, go_on
+from supernet.tally import Running, go_on
 from supernet.terms import SearchTerm
+from supernet.validation import SearchValidation
 from supernet.versions import versions
 
 CHECKPOINT_KEY = "supernet"
 """Where a checkpoint keeps the derived cell and its `SearchModule.record`."""
 
 
-class SearchModule(LightningModule):
+class SearchModule(SearchValidation):
     """Trains a supernet and what a search strategy learns, by turns, and derives a cell (Liu et al., 2019, alg. 1).
 
     Each step takes a batch of both halves: the architecture descends its loss with the network frozen, then the
@@ -58,6 +53,14 @@ class SearchModule(LightningModule):
         space: nodes and candidate operations of the cell.
         terms: what goes with the strategy, such as supernet.terms.CostPenalty: a list of class names.
         warm_up_epochs: epochs at the beginning in which the architecture takes no steps.
+        derivation: how the cell is derived, such as supernet.derivation.TopK; in the strategy's own way if not given.
+        collapse: what happens when the search collapses: log says so and goes on; stop ends it with the cell of the
+            last healthy epoch; rewind puts the architecture back to that epoch, and trains the network on alone.
+        max_skips: skip connections of a healthy derived cell, at most (Liang et al., 2019, DARTS+).
+        max_eigenvalue_growth: of the dominant eigenvalue of the architecture's Hessian, smoothed over 3 epochs, within
+            5 epochs; 1.33 is that of Zela et al. (2020, R-DARTS). Not watched if not given.
+        eigenvalue_every: epochs from one eigenvalue to the next, each about as dear as 60 steps of the architecture;
+            0: none, unless its growth is watched, which takes one an epoch.
         num_classes: number of classes; taken from the data on the command line.
         image_shape: channels, height and width of the images; taken from the data on the command line.
         network_lr: first learning rate of the network (SGD, Nesterov); falls to `network_lr_min` by a cosine.
@@ -90,6 +93,11 @@ class SearchModule(LightningModule):
         space: CellSpace = CellSpace(),
         terms: list[SearchTerm] | None = None,
         warm_up_epochs: int = 0,
+        derivation: Derivation | None = None,
+        collapse: OnCollapse = "log",
+        max_skips: int = 3,
+        max_eigenvalue_growth: float | None = None,
+        eigenvalue_every: int = 0,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         network_lr: float = 0.025,
@@ -108,7 +116,7 @@ class SearchModule(LightningModule):
         cuda_graphs: bool = True,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         self.save_hyperparameters()
         self.automatic_optimization = False
         check_image_size(*image_shape[1:])
@@ -134,20 +142,17 @@ class SearchModule(LightningModule):
         search.depth = self.supernet.depth
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
-            term.bind(search, (self.seed + number) % 2**63)
+            term.bind(search, (self.seed + number) % 2**63, {**self.skeleton, "image_shape": image_shape})
+        self.derivation = derivation
+        if derivation is not None:
+            derivation.check(search)
+        self.guard = CollapseGuard(search, collapse, max_skips, max_eigenvalue_growth, eigenvalue_every)
+        self.halted = False
         self.genotype: Genotype | None = None
-        self._drawn: Tensor | None = None
         self._metrics: dict[str, float] = {}
         self.running: dict[str, Running] = {}
         self._seen: dict[str, Any] = {}
         self.recorder = Recorder(self.device)
-
-        def accuracy() -> MulticlassAccuracy:
-            return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-
-        self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
-        self.mixed_loss = MeanLoss()
-        self.ablation = Ablation(num_classes)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -168,10 +173,10 @@ class SearchModule(LightningModule):
         return optimizers, [schedule]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Stop at a bad step, or skip it."""
+        """Stop at a bad step, or skip it; watch for a collapse."""
         rates = {name: self.hparams[name] for name in ("network_lr", "arch_lr", "grad_clip")}
         advice = f"lower one of {', '.join(f'--model.{name} (now {rates[name]})' for name in rates)}"
-        return [FiniteSteps(advice, self.hparams["bad_step"])]
+        return [FiniteSteps(advice, self.hparams["bad_step"]), self.guard]
 
     def setup(self, stage: str) -> None:
         """Forget what was recorded in a run that failed: it knows the parameters by where they lay."""
@@ -213,7 +218,8 @@ class SearchModule(LightningModule):
         self.search.start_epoch(self.current_epoch, num_epochs)
         for term in self.bilevel.terms:
             term.start_epoch(self.current_epoch, num_epochs)
-        self.bilevel.learns = self.current_epoch >= self.hparams["warm_up_epochs"]
+        halted = self.halted or any(term.halts for term in self.bilevel.terms)
+        self.bilevel.learns = self.current_epoch >= self.hparams["warm_up_epochs"] and not halted
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
@@ -237,67 +243,8 @@ class SearchModule(LightningModule):
                 images, labels = self.trainer.strategy.batch_to_device(batch)
                 yield images, labels
 
-    def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
-        """Class logits of normalised images under a mixture, in the precision of the parameters."""
-        logits: Tensor = self.supernet(images.to(self.dtype), mixture)
-        return logits
-
-    def look(self, images: Tensor, mixture: Tensor) -> Tensor:
-        """The logits of `forward` without gradients, replayed where steps are: use them before anything else is."""
-        (logits,) = self.recorder("look", lambda *inputs: (self(*inputs),), images, mixture)
-        return logits
-
-    def loss(self, mixture: Tensor, batch: Batch, accuracy: MulticlassAccuracy) -> Tensor:
-        """Cross-entropy of the supernet under a mixture, a scalar; ``accuracy`` counts the right answers."""
-        images, labels = batch
-        logits = self.look(images, mixture)
-        accuracy.update(logits, labels)
-        return F.cross_entropy(logits, labels)
-
-    def on_validation_start(self) -> None:
-        """Remember the strategy's generator: looking at a search must not change what it draws."""
-        self._drawn = self.search.generator.get_state()
-
-    def on_validation_end(self) -> None:
-        """Put the strategy's generator back."""
-        if self._drawn is not None:
-            self.search.generator.set_state(self._drawn)
-        self._drawn = None
-
-    def on_validation_epoch_start(self) -> None:
-        """Derive the cell that this epoch stands for, and gather its statistics where they are asked for."""
-        if not self.trainer.sanity_checking:
-            genotype = self.derive()
-            if calibration := self._calibration():
-                paths = islice(self.search.samples(), Ablation.NUM_PATHS)
-                with self.trainer.precision_plugin.val_step_context():
-                    self.ablation.begin(self.supernet, genotype, paths, calibration)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
-        self.mixed_loss.add(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
-        if self.genotype is not None:  # there is none in Lightning's sanity check
-            self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
-            self.ablation.update(batch[0].to(self.dtype), batch[1])
-
-    def on_validation_epoch_end(self) -> None:
-        """The gap between what is trained and what will be kept."""
-        loss = self.mixed_loss.take()
-        if self.trainer.sanity_checking:
-            self.mixed_accuracy.reset()
-            return
-        self.log("val/loss", loss)
-        mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
-        self.log("val/mixed_accuracy", mixed)
-        self.log("val/derived_accuracy", derived, prog_bar=True)
-        self.log("val/gap", mixed - derived)
-        for name, accuracy in self.ablation.take().items():
-            self.log(f"val/{name}_accuracy", accuracy)
-        self.mixed_accuracy.reset()
-        self.derived_accuracy.reset()
-
     def on_train_epoch_end(self) -> None:
-        """Log accuracies and learning rates of this epoch and advance the schedule of the network's."""
+        """Log accuracies and learning rates of this epoch, advance the network's schedule, and let terms take part."""
         for part, running in self.running.items():
             if (accuracy := running.accuracy()) is not None:
                 self.log(f"{part}/accuracy", accuracy)
@@ -306,71 +253,10 @@ class SearchModule(LightningModule):
         schedule = self.lr_schedulers()
         assert isinstance(schedule, CosineAnnealingLR)
         schedule.step()
-
-    def derive(self) -> Genotype:
-        """Let the strategy derive a cell, compared on the first ``score_images`` images of the validation loader."""
-        batches: list[Batch] = []
-        calibration: list[Tensor] = []
-
-        def score(genotype: Genotype) -> float:
-            if not batches:  # a strategy may derive without comparing anything
-                batches.extend(self._first(self._data().val_dataloader(), self.hparams["score_images"]))
-                calibration.extend(self._calibration())
-            return self.score(genotype, batches, calibration)
-
-        self.genotype = self.search.derive(score)
-        return self.genotype
-
-    def _calibration(self) -> list[Tensor]:
-        """The images on which a cell gathers its statistics, in batches on the device; none if it gathers none."""
-        if not (num_images := self.hparams["recalibration_images"]):
-            return []
-        return [images.to(self.dtype) for images, _ in self._first(self._calibration_loader(), num_images)]
-
-    def _calibration_loader(self) -> Iterable[Batch]:
-        make: Callable[[], Iterable[Batch]] | None = getattr(self._data(), "calibration_dataloader", None)
-        if make is None:
-            raise SupernetError(
-                "recalibration_images takes images that are not augmented: give the LightningDataModule a method"
-                " calibration_dataloader(), as SearchData has it"
-            )
-        return make()
-
-    def _first(self, loader: Iterable[Batch], num_images: int) -> Iterator[Batch]:
-        """The first batches that hold so many images, on the device."""
-        seen = 0
-        for batch in loader:
-            images, labels = self.trainer.strategy.batch_to_device(batch)
-            yield images, labels
-            seen += total(len(labels), self.device)
-            if seen >= num_images:
-                return
-
-    def _data(self) -> LightningDataModule:
-        data: LightningDataModule | None = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            raise SupernetError("a search takes its images from a LightningDataModule; pass datamodule= to the Trainer")
-        return data
-
-    @torch.no_grad()
-    def score(self, genotype: Genotype, batches: Iterable[Batch], calibration: Sequence[Tensor] = ()) -> float:
-        """Accuracy of one cell with shared parameters, 0 to 1; of all ranks.
-
-        Args:
-            genotype: the cell.
-            batches: images and labels, on the device.
-            calibration: batches of images that its statistics are made of; without, they are those of each batch.
-        """
-        right, seen = torch.zeros((2,), device=self.device).unbind()
-        with self.trainer.precision_plugin.val_step_context():
-            answer: Callable[[Tensor], Tensor] = partial(self.look, mixture=self.supernet.one_hot(genotype))
-            if calibration:
-                answer = recalibrated(self.supernet, genotype, calibration)
-            for images, labels in batches:
-                right += right_answers(answer(images.to(self.dtype)), labels)
-                seen += len(labels)
-        add_up([right, seen])
-        return float(right) / float(seen)
+        score, drawn = self.scorer(), self.search.generator.get_state()
+        for term in self.bilevel.terms:
+            term.end_epoch(self.search, score, self.current_epoch, self.trainer.max_epochs or 1)
+        self.search.generator.set_state(drawn)
 
     def cost(self, genotype: Genotype) -> Cost:
         """Cost of a standalone network of this cell at the width, depth and image size of the search."""
@@ -392,6 +278,7 @@ class SearchModule(LightningModule):
                 if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
             },
             "versions": versions(self.device),
+            **self.of_genotype,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -419,4 +306,4 @@ def _is_object(value: Any) -> bool:
     """Whether a hyperparameter was passed in as an object, not as the words of a configuration."""
     if isinstance(value, list):
         return any(map(_is_object, value))
-    return isinstance(value, SearchStrategy | SearchTerm | CellSpace)
+    return isinstance(value, SearchStrategy | SearchTerm | Derivation | CellSpace)

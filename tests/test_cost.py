@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernet.cost import Cost, cost
+from supernet import latency
+from supernet.cost import Cost, cost, operation_costs
 from supernet.errors import SupernetError
 from supernet.genotype import NAS_BENCH_201_OPS, Genotype
+from supernet.latency import operation_latencies, read_table
 from supernet.network import Network
 from supernet.space import CellSpace
 
@@ -152,3 +154,52 @@ def test_an_unknown_operation_is_refused_with_the_nearest_name(build: Any) -> No
 
 def test_cost_prints_in_millions() -> None:
     assert str(Cost(1_531_546, 220_119_690)) == "1.532 M parameters, 220.12 M MACs"
+
+
+@given(seed=st.integers(0, 10_000), channels=st.integers(1, 20), num_cells=st.integers(1, 3))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_what_operations_add_makes_up_the_cost_of_any_cell(seed: int, channels: int, num_cells: int) -> None:
+    network: dict[str, Any] = {"channels": channels, "num_cells": num_cells, "image_shape": (1, 8, 12)}
+    added = dict(zip(ALL_OPS, operation_costs(ALL_OPS, **network), strict=True))
+    cell, empty = CellSpace(4, ALL_OPS).sample(random.Random(seed)), Genotype(("none",) * 6)
+    for figure in (0, 1):
+        assert cost(cell, **network)[figure] - cost(empty, **network)[figure] == sum(
+            added[op][figure] for op in cell.ops
+        )
+
+
+def test_a_latency_is_the_sum_over_three_widths_and_all_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def median(op: str, features: torch.Tensor, seconds: float) -> float:
+        seen.append((op, tuple(features.shape)))
+        return {"skip_connect": 1e-6, "nor_conv_3x3": 1e-3}[op] * features.shape[1]
+
+    monkeypatch.setattr(latency, "_median_seconds", median)
+    found = operation_latencies(["none", "skip_connect", "nor_conv_3x3"], 4, 5, (3, 16, 8), batch_size=2)
+    assert found == pytest.approx({"none": 0, "skip_connect": 1e-3 * 5 * 28, "nor_conv_3x3": 5 * 28})
+    assert seen[1::2] == [("nor_conv_3x3", shape) for shape in ((2, 4, 16, 8), (2, 8, 8, 4), (2, 16, 4, 2))]
+
+
+def test_measuring_draws_from_no_generator_of_others_and_takes_time(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    found = operation_latencies(NAS_BENCH_201_OPS, 4, 1, (3, 8, 8), batch_size=2, seconds=1e-3)
+    assert torch.get_rng_state().equal(state)
+    assert list(found) == list(NAS_BENCH_201_OPS)
+    assert found.pop("none") == 0
+    assert all(ms > 0 for ms in found.values())
+
+
+def test_the_table_that_is_written_is_the_one_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(latency, "_median_seconds", lambda op, features, seconds: len(op) / 1000)
+    path = tmp_path / "table.json"
+    sizes = ["--channels", "2", "--num_cells", "2", "--image_shape", "3", "8", "8", "--batch_size", "1"]
+    latency.main(["--out", str(path), "--device", "cpu", *sizes])
+    assert read_table(str(path), NAS_BENCH_201_OPS) == pytest.approx(
+        {op: 0 if op == "none" else 6 * len(op) for op in NAS_BENCH_201_OPS}
+    )
+    assert f"written to {path}" in capsys.readouterr().out
+    with pytest.raises(SupernetError, match="unknown operation 'nor_conv_7x7'"):
+        latency.main(["--out", str(path), "--ops", "nor_conv_7x7"])

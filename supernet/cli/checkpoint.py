@@ -90,16 +90,18 @@ def build_search(path: str, checkpoint: dict[str, Any]) -> SearchModule:
 def _check_network(checkpoint: dict[str, Any]) -> None:
     """Hyperparameters are numbers and names, and describe the network whose parameters are there."""
     hparams, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    told = {name: checkpoint.get(name) for name in ("hparams", "module_arguments", "hparams_type")}
-    told |= {"_class_path": hparams.get("_class_path")}
+    asked = {name: checkpoint.get(name) for name in ("hparams", "module_arguments", "hparams_type")}
+    asked |= {"_class_path": hparams.get("_class_path")}
     instantiator = hparams.get("_instantiator")
-    if any(value is not None for value in told.values()) or instantiator not in (None, _INSTANTIATOR):
+    if any(value is not None for value in asked.values()) or instantiator not in (None, _INSTANTIATOR):
         raise SupernetError("it asks for classes that no search needs")
-    search, space = hparams["search"], hparams["space"]
-    if set(search) - {"class_path", "init_args"} or set(space) != {"num_nodes", "ops"}:
-        raise SupernetError("its search strategy or its space is not told as train.py does")
-    check_named_files(search)
-    check_named_files(space)
+    space, derivation = hparams["space"], hparams.get("derivation")
+    terms = hparams.get("terms") or []
+    classes = [hparams["search"], *terms, *([] if derivation is None else [derivation])]
+    if any(set(told) - {"class_path", "init_args"} for told in classes) or set(space) != {"num_nodes", "ops"}:
+        raise SupernetError("its search strategy, its terms or its space is not told as train.py does")
+    for told in (*classes, space):
+        check_named_files(told)
     names = ("channels", "num_cells", "num_classes")
     with torch.device("meta"):
         network = Supernet(

@@ -22,6 +22,9 @@ MAX_BYTES, _MAX_VALUES, _MAX_DEPTH, _MAX_LETTERS, _MAX_DIGITS = 2**20, 10_000, 1
 """Of a configuration, and letters of a value in quotes and of one without; configs/ has 1,200 bytes and 50 values."""
 
 _GROUPS = ("model", "data", "trainer")
+_OWN = ("model.search.", "model.terms.", "model.derivation.")
+"""Options of classes: what one of one's own makes of its text is its own business."""
+
 _NO_CONFIGURATION = ("checkpoint", "genotype")
 
 
@@ -92,7 +95,7 @@ def check_arguments(args: Sequence[str]) -> None:
         if not equals:
             value = args[position + 1] if position + 1 < len(args) else ""
         name = option.removeprefix("--")
-        if name.partition(".")[0] in _GROUPS and not name.startswith("model.search."):
+        if name.partition(".")[0] in _GROUPS and not name.startswith(_OWN):
             _check_file(value)
 
 

@@ -18,6 +18,7 @@ from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_geno
 from supernet.cli.command import command
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
+from supernet.derivation import TopK
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.genotype import Genotype
@@ -126,11 +127,12 @@ class DeriveCommand(CommandLine):
         if self.config.top_k is not None and self.config.top_k < 1:
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         module = build_search(path, checkpoint)
-        if self.config.top_k is not None and not hasattr(module.search, "top_k"):
-            raise SupernetError(f"{type(module.search).__name__} has no option top_k: leave --top_k out")
-        for option in ("top_k", "exclude_none"):
-            if self.config[option] is not None:
-                setattr(module.search, option, self.config[option])
+        if self.config.top_k is not None:
+            kept = getattr(module.derivation or module.search, "exclude_none", False)
+            module.derivation = TopK(self.config.top_k, kept)
+            module.derivation.check(module.search)
+        if self.config.exclude_none is not None:
+            (module.derivation or module.search).exclude_none = self.config.exclude_none
         if "name" not in checkpoint["datamodule_hyper_parameters"]:
             raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
         searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
