@@ -54,6 +54,8 @@ class SearchModule(LightningModule):
         num_cells: N, the number of cells in each of the three stages.
         space: nodes and candidate operations of the cell.
         terms: what goes with the strategy, such as supernet.terms.CostPenalty: a list of class names.
+        partial_channels: K; only one channel in K of each node goes through the operations, the others bypass them
+            (PC-DARTS). Cells are compared as they are trained, with these bypasses.
         warm_up_epochs: epochs at the beginning in which the architecture takes no steps.
         num_classes: number of classes; taken from the data on the command line.
         image_shape: channels, height and width of the images; taken from the data on the command line.
@@ -80,6 +82,7 @@ class SearchModule(LightningModule):
         num_cells: int = 5,
         space: CellSpace = CellSpace(),
         terms: list[SearchTerm] | None = None,
+        partial_channels: int = 1,
         warm_up_epochs: int = 0,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
@@ -111,7 +114,9 @@ class SearchModule(LightningModule):
         )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
-        self.supernet = Supernet(space, **self.skeleton, image_channels=image_shape[0])
+        self.supernet = Supernet(
+            space, **self.skeleton, image_channels=image_shape[0], partial_channels=partial_channels
+        )
         if compile:
             self.supernet.compile_cells()
         self.search = search

@@ -103,7 +103,10 @@ def _check_network(checkpoint: dict[str, Any]) -> None:
     names = ("channels", "num_cells", "num_classes")
     with torch.device("meta"):
         network = Supernet(
-            CellSpace(**space), **{name: hparams[name] for name in names}, image_channels=hparams["image_shape"][0]
+            CellSpace(**space),
+            **{name: hparams[name] for name in names},
+            image_channels=hparams["image_shape"][0],
+            partial_channels=hparams.get("partial_channels", 1),
         )
     expected = {f"supernet.{name}": parameter.shape for name, parameter in network.named_parameters()}
     if expected != {name: value.shape for name, value in state.items() if name.startswith("supernet.")}:
