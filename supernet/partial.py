@@ -96,7 +96,8 @@ class PartialCell(MixedCell):
         mixed = torch.zeros_like(passed[:, : self.channels]) if mixed is None else mixed
         # With the channels last, as they lie in memory, so that this is one copy.
         node = torch.cat([mixed, passed], dim=1).movedim(1, -1)
-        return node.unflatten(-1, (self.parts, self.channels)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
+        parts: Tensor = torch.unflatten(node, -1, (self.parts, self.channels))
+        return parts.transpose(-1, -2).flatten(-2).movedim(-1, 1)
 
 
 def _or_zeros(sums: Tensor | None, node: Tensor, bypass: Term) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,11 @@ from tests.test_bilevel import plan_densely
 from tests.test_mixed import SPACES, mixtures
 from tests.textbook import textbook_op
 
+Way = Callable[[PartialCell, Tensor, Plan], Tensor]
+
 
 def shuffle(features: Tensor, groups: int) -> Tensor:
-    return nn.ChannelShuffle(groups)(features.contiguous())  # type: ignore[no-any-return]
+    return nn.ChannelShuffle(groups)(features.contiguous())
 
 
 def textbook_partial_cell(cell: PartialCell, space: CellSpace, inputs: Tensor, mixture: Tensor) -> Tensor:
@@ -45,8 +49,10 @@ def textbook_partial_cell(cell: PartialCell, space: CellSpace, inputs: Tensor, m
 def textbook(network: Supernet, images: Tensor, mixture: Tensor) -> Tensor:
     features = network.stem(images)
     for block in network.blocks:
-        cell = isinstance(block, PartialCell)
-        features = textbook_partial_cell(block, network.space, features, mixture) if cell else block(features)
+        if isinstance(block, PartialCell):
+            features = textbook_partial_cell(block, network.space, features, mixture)
+        else:
+            features = block(features)
     logits: Tensor = network.head(features)
     return logits
 
@@ -116,11 +122,11 @@ def test_both_ways_through_the_cell_are_taken_and_agree(monkeypatch: pytest.Monk
     network, images = Supernet(channels=4, num_cells=1, partial_channels=2).double(), torch.randn(3, 3, 8, 8).double()
     mixture, taken = torch.rand(6, 5, dtype=torch.float64), []
     for way in ("_side_by_side", "_one_by_one"):
-        original = getattr(PartialCell, way)
+        original: Way = getattr(PartialCell, way)
 
-        def note(self: PartialCell, inputs: Tensor, plan: Plan, way: str = way, original=original) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        def note(cell: PartialCell, inputs: Tensor, plan: Plan, way: str = way, original: Way = original) -> Tensor:
             taken.append(way)
-            return original(self, inputs, plan)  # type: ignore[no-any-return]
+            return original(cell, inputs, plan)
 
         monkeypatch.setattr(PartialCell, way, note)
     together = network(images, mixture)

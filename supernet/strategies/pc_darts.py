@@ -35,7 +35,7 @@ class PCDARTS(FactorisedSearch):
     def shares(self) -> Tensor:
         """The share of each edge in the node that it leads to, shape (E,); those into one node sum to one."""
         # Edges are ordered by target, and node t is the target of t edges.
-        into_nodes = self.edge_logits.split([*range(1, self.space.num_nodes)])
+        into_nodes = torch.split(self.edge_logits, [*range(1, self.space.num_nodes)])
         return torch.cat([logits.softmax(dim=0) for logits in into_nodes])
 
     def forward(self) -> Tensor:
