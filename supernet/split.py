@@ -244,7 +244,7 @@ def similarity(rows: Tensor) -> Tensor:
 def minimum_cut(similarities: Tensor) -> tuple[float, tuple[int, ...]]:
     """The two groups with the smallest sum of similarities, shape (O, O), from one to the other, and that sum.
 
-    All groups are tried. A sum has fewer terms where one group is small: of operations that are all alike, one is cut off.
+    All groups are tried. A sum has fewer terms where one group is small: where all are alike, one is cut off.
     """
     table: list[list[float]] = similarities.tolist()
 
