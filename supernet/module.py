@@ -69,7 +69,7 @@ class SearchModule(LightningModule):
         grad_clip: largest norm of the network's gradient.
         arch_lr: learning rate of the architecture (Adam, unless the strategy says otherwise).
         arch_betas: decay of Adam's two moments, for a strategy that uses it.
-        arch_weight_decay: weight decay of the architecture.
+        arch_weight_decay: weight decay of the architecture, for a strategy that uses it.
         score_images: validation images on which derived cells are compared with shared parameters.
         sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
             that no figure depends on their number; costs two messages a layer.

@@ -25,7 +25,7 @@ from supernet.module import SearchModule
 from supernet.parallel import DataParallel, choose_strategy, launched, launched_defaults
 from supernet.ranks import rank, world_size
 from supernet.retrain import RetrainModule
-from supernet.strategies import DARTS, GDAS, RandomSearch, SearchStrategy
+from supernet.strategies import DARTS, GDAS, IDARTS, SDARTS, ProxylessNAS, RandomSearch, SearchStrategy
 from tests.test_bilevel import TwoPaths
 from tests.together import begin, end, said, together
 
@@ -37,6 +37,10 @@ SLURM = ["SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_JOB_NAME", "SLUR
 
 SEARCHES: dict[str, Callable[[], SearchStrategy]] = {
     "DARTS": DARTS,
+    "second order": partial(DARTS, order="second"),
+    "implicit": IDARTS,
+    "adversarial": partial(SDARTS, "adversarial", steps=2),
+    "binary gates": ProxylessNAS,
     "GDAS": partial(GDAS, top_k=3),
     "random": partial(RandomSearch, num_samples=3),
     "two paths": TwoPaths,

@@ -27,7 +27,8 @@ class ToyLoss:
         learning_rate: float = 0.1,
         reward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.function, self.own, self.learning_rate = function, dict(parameters or {}), learning_rate
+        self.function, self.learning_rate, self.takes_parameters = function, learning_rate, bool(parameters)
+        self.own = dict(parameters or {"nothing": torch.zeros(1)})
         self.reward_of = reward or (lambda mixture: 1 - function(mixture))
         self.calls: list[tuple[Tensor, Batch, Parameters | None, Tensor | None]] = []
 
@@ -35,9 +36,10 @@ class ToyLoss:
         self, mixture: Tensor, batch: Batch, *, parameters: Parameters | None = None, support: Tensor | None = None
     ) -> Tensor:
         self.calls.append((mixture.detach().clone(), batch, parameters, support))
-        if self.own:
-            return self.function(mixture, batch, parameters or self.own)
-        return self.function(mixture)
+        w = self.own if parameters is None else parameters
+        if self.takes_parameters:
+            return self.function(mixture, batch, w)
+        return self.function(mixture) + 0.5 * w["nothing"].square().sum().to(mixture)
 
     @torch.no_grad()
     def reward(self, mixture: Tensor, batch: Batch) -> Tensor:
@@ -51,9 +53,10 @@ class ToyLoss:
 
 
 def planted(cell: Genotype, space: CellSpace | None = None) -> ToyLoss:
-    """A loss whose minimum is a cell, and whose reward is the share of its edges that are right."""
+    """A loss that falls with the operations of a cell and rises with all others, and a reward: the share that is right."""
     space = space or CellSpace()
     target = torch.nn.functional.one_hot(torch.tensor(space.choices(cell)), space.num_ops).float()
     return ToyLoss(
-        lambda mixture: -(target * mixture).sum(), reward=lambda mixture: (target * mixture).sum() / space.num_edges
+        lambda mixture: ((0.25 - 1.25 * target) * mixture).sum(),
+        reward=lambda mixture: (target * mixture).sum() / space.num_edges,
     )

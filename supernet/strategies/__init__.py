@@ -2,18 +2,36 @@
 
 from supernet.strategies.base import Batch, FactorisedSearch, Loss, Parameters, SearchStrategy
 from supernet.strategies.darts import DARTS
+from supernet.strategies.darts_minus import DARTSMinus
+from supernet.strategies.drnas import DrNAS
+from supernet.strategies.fair_darts import FairDARTS
+from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
+from supernet.strategies.idarts import IDARTS
 from supernet.strategies.pc_darts import PCDARTS
+from supernet.strategies.proxyless import ProxylessNAS
+from supernet.strategies.reinmax import ReinMax
 from supernet.strategies.sampling import RandomSearch
+from supernet.strategies.sdarts import SDARTS
+from supernet.strategies.snas import SNAS
 
 __all__ = [
     "DARTS",
+    "GAEA",
     "GDAS",
+    "IDARTS",
     "PCDARTS",
+    "SDARTS",
+    "SNAS",
     "Batch",
+    "DARTSMinus",
+    "DrNAS",
     "FactorisedSearch",
+    "FairDARTS",
     "Loss",
     "Parameters",
+    "ProxylessNAS",
     "RandomSearch",
+    "ReinMax",
     "SearchStrategy",
 ]
