@@ -1,6 +1,6 @@
 """The bilevel step: the architecture descends its loss, then the network descends its own (Liu et al., 2019, alg. 1).
 
-Plain PyTorch, without a trainer. Shapes: E edges, O candidate operations; a mixture is (E, O).
+Plain PyTorch, without a trainer. Shapes: E edges, O candidate operations, L cells; a mixture is (E, O) or (L, E, O).
 """
 
 from __future__ import annotations

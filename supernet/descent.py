@@ -1,6 +1,6 @@
 """One step of a network down its cross-entropy.
 
-Shapes: B images, E edges, O candidate operations, P paths.
+Shapes: B images, E edges, O candidate operations, P paths, L cells.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Descent:
         Args:
             images: normalised, shape (B, channels, H, W).
             labels: class numbers, shape (B,).
-            mixtures: shape (P, E, O): the losses under all of them are summed; None for a network without.
+            mixtures: shape (P, E, O) or (P, L, E, O): the losses under all of them are summed; None for a network
+                without.
         """
         if self.recorder.make_graph is not None:
             self.rate.fill_(self.optimizer.param_groups[0]["lr"])

@@ -40,7 +40,7 @@ class Term:
 
 
 Plan = Sequence[Sequence[Term]]
-"""The terms of each node of a cell, by source node; one plan serves all cells of one width in a step."""
+"""The terms of each node of a cell, by source node; one plan serves all cells of one width that share a mixture."""
 
 
 def make_plan(space: CellSpace, mixture: Tensor, like: Tensor | None = None, support: Tensor | None = None) -> Plan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.network import check_image_size
 from supernet.ranks import add_up, total
+from supernet.recalibration import Ablation, recalibrated
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -71,6 +74,9 @@ class SearchModule(LightningModule):
         arch_betas: decay of Adam's two moments, for a strategy that uses it.
         arch_weight_decay: weight decay of the architecture, for a strategy that uses it.
         score_images: validation images on which derived cells are compared with shared parameters.
+        recalibration_images: images of the half that trains the network, not augmented, on which each cell that is
+            compared gathers running statistics of its own (Guo et al., 2020); in whole batches, and the same images
+            for all. 0: cells are normalised by the statistics of the batch at hand.
         sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
             that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the search, or skip the step and count it.
@@ -99,6 +105,7 @@ class SearchModule(LightningModule):
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         score_images: int = 5_000,
+        recalibration_images: int = 0,
         sync_batchnorm: bool = True,
         bad_step: BadStep = "stop",
         cuda_graphs: bool = True,
@@ -115,7 +122,13 @@ class SearchModule(LightningModule):
             network_weight_decay=network_weight_decay,
             arch_weight_decay=arch_weight_decay,
             warm_up_epochs=warm_up_epochs,
+            recalibration_images=recalibration_images,
         )
+        if partial_channels > 1 and recalibration_images:
+            raise SupernetError(
+                "recalibration_images takes the networks of cells, and with partial_channels there are none that have"
+                " parameters of this supernet; leave one of the two out"
+            )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
         sizes = {**self.skeleton, "image_channels": image_shape[0], "partial_channels": partial_channels}
@@ -125,6 +138,7 @@ class SearchModule(LightningModule):
         self.search, self.split = search, split
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
+        search.depth = self.supernet.depth
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
             term.bind(search, (self.seed + number) % 2**63)
@@ -140,6 +154,7 @@ class SearchModule(LightningModule):
 
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
         self.mixed_loss = MeanLoss()
+        self.ablation = Ablation(num_classes)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[CosineAnnealingLR]]:
         """SGD with a cosine schedule for the network; Adam for the strategy, if it has parameters."""
@@ -177,6 +192,8 @@ class SearchModule(LightningModule):
                 f"the supernet is split in epoch {self.split.epoch}, which a search of {self.trainer.max_epochs} epochs"
                 " does not reach; epochs count from 0"
             )
+        if self.hparams["recalibration_images"]:
+            self._calibration_loader()
         self.recorder = recorder(self.device, self.hparams["cuda_graphs"] and self.split is None)
 
     def on_train_start(self) -> None:
@@ -269,15 +286,20 @@ class SearchModule(LightningModule):
         self._drawn = None
 
     def on_validation_epoch_start(self) -> None:
-        """Derive the cell that this epoch stands for."""
+        """Derive the cell that this epoch stands for, and gather its statistics where they are asked for."""
         if not self.trainer.sanity_checking:
-            self.derive()
+            genotype = self.derive()
+            if calibration := self._calibration():
+                paths = islice(self.search.samples(), Ablation.NUM_PATHS)
+                with self.trainer.precision_plugin.val_step_context():
+                    self.ablation.begin(self.supernet, genotype, paths, calibration)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the mixture, and accuracy of the derived cell, with shared parameters."""
         self.mixed_loss.add(self.loss(self.search(), batch, self.mixed_accuracy), len(batch[1]))
         if self.genotype is not None:  # there is none in Lightning's sanity check
             self.loss(self.supernet.one_hot(self.genotype), batch, self.derived_accuracy)
+            self.ablation.update(batch[0].to(self.dtype), batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """The gap between what is trained and what will be kept."""
@@ -290,6 +312,8 @@ class SearchModule(LightningModule):
         self.log("val/mixed_accuracy", mixed)
         self.log("val/derived_accuracy", derived, prog_bar=True)
         self.log("val/gap", mixed - derived)
+        for name, accuracy in self.ablation.take().items():
+            self.log(f"val/{name}_accuracy", accuracy)
         self.mixed_accuracy.reset()
         self.derived_accuracy.reset()
 
@@ -307,23 +331,40 @@ class SearchModule(LightningModule):
     def derive(self) -> Genotype:
         """Let the strategy derive a cell, compared on the first ``score_images`` images of the validation loader."""
         batches: list[Batch] = []
+        calibration: list[Tensor] = []
 
         def score(genotype: Genotype) -> float:
             if not batches:  # a strategy may derive without comparing anything
-                batches.extend(self._score_batches())
-            return self.score(genotype, batches)
+                batches.extend(self._first(self._data().val_dataloader(), self.hparams["score_images"]))
+                calibration.extend(self._calibration())
+            return self.score(genotype, batches, calibration)
 
         self.genotype = self.search.derive(score)
         return self.genotype
 
-    def _score_batches(self) -> Iterator[Batch]:
-        """The first validation batches that hold ``score_images`` images, on the device."""
+    def _calibration(self) -> list[Tensor]:
+        """The images on which a cell gathers its statistics, in batches on the device; none if it gathers none."""
+        if not (num_images := self.hparams["recalibration_images"]):
+            return []
+        return [images.to(self.dtype) for images, _ in self._first(self._calibration_loader(), num_images)]
+
+    def _calibration_loader(self) -> Iterable[Batch]:
+        make: Callable[[], Iterable[Batch]] | None = getattr(self._data(), "calibration_dataloader", None)
+        if make is None:
+            raise SupernetError(
+                "recalibration_images takes images that are not augmented: give the LightningDataModule a method"
+                " calibration_dataloader(), as SearchData has it"
+            )
+        return make()
+
+    def _first(self, loader: Iterable[Batch], num_images: int) -> Iterator[Batch]:
+        """The first batches that hold so many images, on the device."""
         seen = 0
-        for batch in self._data().val_dataloader():
+        for batch in loader:
             images, labels = self.trainer.strategy.batch_to_device(batch)
             yield images, labels
             seen += total(len(labels), self.device)
-            if seen >= self.hparams["score_images"]:
+            if seen >= num_images:
                 return
 
     def _data(self) -> LightningDataModule:
@@ -333,13 +374,21 @@ class SearchModule(LightningModule):
         return data
 
     @torch.no_grad()
-    def score(self, genotype: Genotype, batches: Iterable[Batch]) -> float:
-        """Accuracy of one cell with shared parameters, 0 to 1, on batches that lie on the device; of all ranks."""
-        mixture = self.supernet.one_hot(genotype)
+    def score(self, genotype: Genotype, batches: Iterable[Batch], calibration: Sequence[Tensor] = ()) -> float:
+        """Accuracy of one cell with shared parameters, 0 to 1; of all ranks.
+
+        Args:
+            genotype: the cell.
+            batches: images and labels, on the device.
+            calibration: batches of images that its statistics are made of; without, they are those of each batch.
+        """
         right, seen = torch.zeros((2,), device=self.device).unbind()
         with self.trainer.precision_plugin.val_step_context():
+            answer: Callable[[Tensor], Tensor] = partial(self.look, mixture=self.supernet.one_hot(genotype))
+            if calibration:
+                answer = recalibrated(self.supernet, genotype, calibration)
             for images, labels in batches:
-                right += right_answers(self.look(images, mixture), labels)
+                right += right_answers(answer(images.to(self.dtype)), labels)
                 seen += len(labels)
         add_up([right, seen])
         return float(right) / float(seen)

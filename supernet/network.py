@@ -1,6 +1,6 @@
 """The NAS-Bench-201 skeleton, once with mixed cells (`Supernet`) and once with a discovered one (`Network`).
 
-Shapes: B images of shape (image_channels, H, W), C channels, E edges, O candidate operations.
+Shapes: B images of shape (image_channels, H, W), C channels, E edges, O candidate operations, L cells.
 
     stem -> N cells at C -> reduction -> N cells at 2C -> reduction -> N cells at 4C -> BN, ReLU, pool, linear
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
-from supernet.mixed import MixedCell, is_full, make_plan, widen
+from supernet.mixed import MixedCell, Plan, is_full, make_plan, widen
 from supernet.norm import BatchNorm2d
 from supernet.ops import CONVOLUTIONS, check_ops, make_op
 from supernet.partial import PartialCell, bypassed, with_bypass
@@ -244,36 +244,62 @@ class Supernet(Skeleton):
         Args:
             images: shape (B, image_channels, H, W); H and W are multiples of 4.
             mixture: shape (E, O), the coefficient of each candidate operation on each edge; any real numbers.
+                Or (L, E, O), with one for each cell, in the order in which the images pass them.
                 On the host it is read: candidates with coefficient zero do not run, and get the gradient zero.
                 On an accelerator it is not read: all candidates run, and the gradient is exact at zeros, too.
-            support: shape (E, O), true where a candidate runs and has its exact gradient, whatever its coefficient;
-                on the host. The caller sees to it that coefficients are zero elsewhere.
+            support: as the mixture, or (E, O) for all cells; true where a candidate runs and has its exact gradient,
+                whatever its coefficient; on the host. The caller sees to it that coefficients are zero elsewhere.
 
         Returns:
             Logits, shape (B, num_classes).
         """
         check_image_size(*images.shape[2:])
-        expected = (self.space.num_edges, self.space.num_ops)
-        if mixture.shape != expected:
-            raise SupernetError(f"the mixture has one row an edge and one column an operation, {expected},"
-                                f" got {tuple(mixture.shape)}")  # fmt: skip
-        space, parts = self.space, self.partial_channels
-        if parts > 1:
+        self._check_shape(mixture)
+        space = self.space
+        if self.partial_channels > 1:
             space, (mixture, support) = bypassed(space), with_bypass(mixture, support)
-        plan = make_plan(space, mixture, self.stem.get_submodule("0").weight, support)  # type: ignore[arg-type]
-        plans = {width // parts: widen(plan, width // parts) for width in self.widths}
+        plans = self._plans(space, mixture, support)
         # A compiled cell serves the training steps that run every candidate; for anything else, called past its
         # compilation, it would be compiled anew, for each cell that is scored.
-        compiled = torch.is_grad_enabled() and is_full(space, plan)
+        distinct = plans if mixture.dim() == 3 else plans[:1]
+        compiled = torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
+        remaining = iter(plans)
         features = self.stem(images.contiguous(memory_format=self.layout))
         for block in self.blocks:
             if isinstance(block, MixedCell):
                 cell = block if compiled else block.forward
-                features = cell(features, plans[block.channels])
+                features = cell(features, next(remaining))
             else:
                 features = block(features)
         logits: Tensor = self.head(features)
         return logits
+
+    @property
+    def depth(self) -> int:
+        """Number of cells, L."""
+        return len(self._widths())
+
+    def _widths(self) -> list[int]:
+        """The channels of each cell."""
+        return [block.channels for block in self.blocks if isinstance(block, MixedCell)]
+
+    def _check_shape(self, mixture: Tensor) -> None:
+        """Refuse what is neither a mixture for all cells nor one for each."""
+        one = (self.space.num_edges, self.space.num_ops)
+        if mixture.shape not in (one, (self.depth, *one)):
+            raise SupernetError(f"the mixture has one row an edge and one column an operation, {one}, or one such table"
+                                f" for each of {self.depth} cells, got {tuple(mixture.shape)}")  # fmt: skip
+
+    def _plans(self, space: CellSpace, mixture: Tensor, support: Tensor | None) -> list[Plan]:
+        """What each cell has to compute; cells of one width have the same plan unless each has its own mixture."""
+        like, widths = self.stem.get_submodule("0").weight, self._widths()
+        if mixture.dim() == 2:
+            plan = make_plan(space, mixture, like, support)  # type: ignore[arg-type]
+            wide = {width: widen(plan, width) for width in set(widths)}
+            return [wide[width] for width in widths]
+        supports = [None] * len(widths) if support is None else support.expand_as(mixture)
+        rows = zip(mixture, supports, widths, strict=True)
+        return [widen(make_plan(space, row, like, its), width) for row, its, width in rows]  # type: ignore[arg-type]
 
     def compile_cells(self) -> None:
         """Let ``torch.compile`` fuse what lies between the convolutions of the cells; logits and parameters stay.

@@ -1,6 +1,6 @@
 """Terms that go with any strategy: what is done to a mixture before it runs, and what is added to a loss.
 
-Shapes: E edges, O candidate operations; a mixture is (E, O).
+Shapes: E edges, O candidate operations, L cells; a mixture is (E, O), or (L, E, O) where each cell has its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SearchTerm(Drawing):
         """Draw what stays the same for one step."""
 
     def mix(self, mixture: Tensor) -> Tensor:
-        """The mixture that runs in place of the one that the strategy gave, shape (E, O)."""
+        """The mixture that runs in place of the one that the strategy gave, of the same shape."""
         return mixture
 
     def penalty(self, mixture: Tensor) -> Tensor:
@@ -56,6 +56,8 @@ class SearchTerm(Drawing):
 
 class CostPenalty(SearchTerm):
     """Adds the cost of the mixture: ``weight * sum(mixture * cost)``, as a share of what the dearest cell costs.
+
+    Where each cell has a mixture of its own, it is the mean of theirs.
 
     The cost of an edge is linear in its row, so it is the expected cost if rows are probabilities, and the gradient
     of a logit is the same as that of a loss that grows by the cost of its operation (Wu et al., 2019, FBNet, eq. 7).
@@ -81,7 +83,7 @@ class CostPenalty(SearchTerm):
     def penalty(self, mixture: Tensor) -> Tensor:
         """The cost of a mixture; 1 for the dearest cell if the weight is 1."""
         share = self.get_buffer("share").to(mixture, non_blocking=True)
-        return self.weight * (mixture * share).sum()
+        return self.weight * (mixture * share).sum(dim=(-2, -1)).mean()
 
 
 class Entropy(SearchTerm):

@@ -201,6 +201,10 @@ class SearchData(ImageData):
         """The half that trains the architecture, in order."""
         return self.in_order("val")
 
+    def calibration_dataloader(self) -> Batches:
+        """The half that trains the network, in order and without augmentation."""
+        return self.in_order("train")
+
 
 class RetrainData(ImageData):
     """All training images, and the test images for the final figure."""

@@ -1,10 +1,12 @@
 """Search strategies: whatever produces the mixture of a step."""
 
+from supernet.strategies.alphanet import AlphaNet
 from supernet.strategies.base import Batch, FactorisedSearch, Loss, Parameters, SearchStrategy
 from supernet.strategies.darts import DARTS
 from supernet.strategies.darts_minus import DARTSMinus
 from supernet.strategies.drnas import DrNAS
 from supernet.strategies.fair_darts import FairDARTS
+from supernet.strategies.fairnas import FairNAS
 from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
 from supernet.strategies.idarts import IDARTS
@@ -14,6 +16,7 @@ from supernet.strategies.reinmax import ReinMax
 from supernet.strategies.sampling import RandomSearch
 from supernet.strategies.sdarts import SDARTS
 from supernet.strategies.snas import SNAS
+from supernet.strategies.spos import SPOS
 
 __all__ = [
     "DARTS",
@@ -23,11 +26,14 @@ __all__ = [
     "PCDARTS",
     "SDARTS",
     "SNAS",
+    "SPOS",
+    "AlphaNet",
     "Batch",
     "DARTSMinus",
     "DrNAS",
     "FactorisedSearch",
     "FairDARTS",
+    "FairNAS",
     "Loss",
     "Parameters",
     "ProxylessNAS",

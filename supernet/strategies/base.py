@@ -1,6 +1,7 @@
 """What a search strategy is.
 
-Shapes: B images, E edges, O candidate operations, P paths; a mixture is (E, O).
+Shapes: B images, E edges, O candidate operations, P paths, L cells of the supernet; a mixture is (E, O), or (L, E, O)
+where each cell has its own.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class Loss(Protocol):
         """The cross-entropy under a mixture, a scalar, and in a step of the architecture the terms of the mixture.
 
         Args:
-            mixture: shape (E, O). On a CPU a candidate with coefficient zero does not run and has no gradient.
+            mixture: shape (E, O) or (L, E, O). On a CPU a candidate with coefficient zero does not run and has no
+                gradient.
             batch: images and labels.
             parameters: other parameters for the network than its own, such as those of a virtual step.
-            support: shape (E, O), true where a candidate has its exact gradient even if its coefficient is zero;
-                on the host. An accelerator may run all of them.
+            support: as the mixture, or (E, O) for all cells; true where a candidate has its exact gradient even if
+                its coefficient is zero; on the host. An accelerator may run all of them.
         """
         ...
 
@@ -82,6 +84,9 @@ class SearchStrategy(Drawing, ABC):
     candidates: Tensor
     """Which operations may still be chosen on which edge, shape (E, O), on the host; all of them at first."""
 
+    depth = 1
+    """L, how many cells the supernet has; set before the first mixture is made."""
+
     arch_steps_per_epoch: int | None = None
     """None: a step of the architecture before each step of the network. A number: that many in a row after the last
     network step of each epoch."""
@@ -110,7 +115,7 @@ class SearchStrategy(Drawing, ABC):
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """The mixture for one step, shape (E, O), for all cells of the supernet.
+        """The mixture for one step, shape (E, O), for all cells of the supernet, or (L, E, O), one for each.
 
         On a CPU only what is not zero runs; on a GPU everything does (see `Supernet.forward`).
         """
@@ -159,9 +164,12 @@ class SearchStrategy(Drawing, ABC):
         """
 
     def probabilities(self) -> Tensor:
-        """How likely each operation is on each edge, shape (E, O); what is plotted. The mixture by default."""
+        """How likely each operation is on each edge, shape (E, O); what is plotted. The mixture by default.
+
+        That is the mean of the cells' where each has its own.
+        """
         mixture: Tensor = self()
-        return mixture.detach()
+        return mixture.detach() if mixture.dim() == 2 else mixture.detach().mean(dim=0)
 
     def likeliest(self, exclude_none: bool = False) -> Iterator[Genotype]:
         """Connected cells, the most likely first; by `probabilities`, as if edges were independent, by default."""

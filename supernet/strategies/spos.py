@@ -1,0 +1,66 @@
+"""Single Path One-Shot Neural Architecture Search with Uniform Sampling (Guo et al., 2020)."""
+
+from __future__ import annotations
+
+from supernet.discrete import Score, check_evolution, evolution
+from supernet.drawing import seeded
+from supernet.genotype import Genotype
+from supernet.strategies.sampling import RandomSearch
+
+
+class SPOS(RandomSearch):
+    """Trains one uniform path in each step, for all cells, and searches the cells by evolution (algorithm 1).
+
+    The evolution comes once, in the last epoch: it scores up to ``population * generations`` cells. A cell derived
+    before that, to look how the training goes, is the best of its random first generation. The paper gathers the
+    statistics of batch normalisation anew for each cell: that is ``--model.recalibration_images``; without it, they
+    are those of the batch at hand.
+
+    Args:
+        population: cells in each generation of the evolution.
+        generations: of the evolution, the random one included.
+        parents: how many of the best cells so far have children.
+        num_mutations: children of one parent, in each generation.
+        num_crossovers: children of two parents.
+        mutation_probability: that an edge of a mutant is drawn anew.
+        exclude_none: derive only cells without the operation 'none'.
+    """
+
+    def __init__(
+        self,
+        population: int = 50,
+        generations: int = 20,
+        parents: int = 10,
+        num_mutations: int = 25,
+        num_crossovers: int = 25,
+        mutation_probability: float = 0.1,
+        exclude_none: bool = False,
+    ) -> None:
+        check_evolution(population, parents, num_mutations, num_crossovers, mutation_probability, generations)
+        super().__init__(population, exclude_none)
+        self.population, self.generations, self.parents = population, generations, parents
+        self.num_mutations, self.num_crossovers = num_mutations, num_crossovers
+        self.mutation_probability = mutation_probability
+        self.is_last_epoch = False
+
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Know the last epoch."""
+        self.is_last_epoch = epoch + 1 >= num_epochs
+
+    def derive(self, score: Score) -> Genotype:
+        """In the last epoch the best cell of the evolution, before it the best of ``population`` random cells."""
+        if not self.is_last_epoch:
+            return super().derive(score)
+        return evolution(
+            self.space,
+            score,
+            seeded(self.generator),
+            population=self.population,
+            parents=self.parents,
+            num_mutations=self.num_mutations,
+            num_crossovers=self.num_crossovers,
+            mutation_probability=self.mutation_probability,
+            generations=self.generations,
+            exclude_none=self.exclude_none,
+            candidates=self.candidates,
+        )
