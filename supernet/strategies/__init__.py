@@ -10,6 +10,7 @@ from supernet.strategies.fairnas import FairNAS
 from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
 from supernet.strategies.idarts import IDARTS
+from supernet.strategies.lambda_darts import LambdaDARTS
 from supernet.strategies.pc_darts import PCDARTS
 from supernet.strategies.proxyless import ProxylessNAS
 from supernet.strategies.reinmax import ReinMax
@@ -34,6 +35,7 @@ __all__ = [
     "FactorisedSearch",
     "FairDARTS",
     "FairNAS",
+    "LambdaDARTS",
     "Loss",
     "Parameters",
     "ProxylessNAS",
