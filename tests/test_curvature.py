@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,14 +10,12 @@ from torch.optim import SGD
 from supernet.bilevel import SupernetLoss
 from supernet.curvature import dominant_eigenvalue
 from supernet.network import Supernet
-from supernet.ranks import rank, world_size
 from supernet.replay import Recorder
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, GDAS, FactorisedSearch
 from tests.soft_graph import SoftGraph
 from tests.test_darts import HOW, batch, trained
 from tests.textbook import textbook_supernet
-from tests.together import together
 from tests.toy import EMPTY, ToyLoss
 
 
@@ -86,19 +82,6 @@ def test_nothing_is_replayed() -> None:
     assert len(recorder.recordings) == 1
     assert dominant_eigenvalue(search, loss, batch(11)) == expected
     assert len(recorder.recordings) == 1
-
-
-def of_halves() -> float:
-    """By a rank that has its part of the batch."""
-    network, optimizer, search = trained(HOW[0])
-    network.synchronise(True)
-    images, labels = batch(11)
-    part = slice(rank() * 6 // world_size(), (rank() + 1) * 6 // world_size())
-    return dominant_eigenvalue(search, of_supernet(network, optimizer), (images[part], labels[part]))
-
-
-def test_two_processes_with_halves_of_a_batch_find_that_of_the_whole(tmp_path: Path) -> None:
-    assert together(tmp_path, of_halves) == [pytest.approx(of_halves(), rel=1e-9)] * 2
 
 
 def test_candidates_that_are_out_have_no_part_in_it() -> None:

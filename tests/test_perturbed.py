@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor
 
+from supernet.bilevel import Bilevel
+from supernet.descent import use_fused
 from supernet.errors import SupernetError
 from supernet.network import Supernet
+from supernet.replay import Recorder
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, SDARTS
+from tests.soft_graph import SoftGraph
 from tests.test_darts import HOW, Order, batch, hypergradient, trained
 from tests.toy import EMPTY, ToyLoss
 
@@ -142,8 +146,34 @@ def test_the_architecture_takes_the_step_of_darts(order: Order) -> None:
     assert search().equal(darts())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_read_from_where_the_mixture_lies(kind: Kind) -> None:
+    # "meta" has no values: whatever would read one there, and make the host wait for an accelerator, raises.
+    search, loss = bound(kind).to("meta"), ToyLoss(torch.sum)
+    (path,) = search.paths(loss, EMPTY)
+    assert path.device.type == "meta"
+    assert all(support is None for *_, support in loss.calls)
+
+
+def test_a_recorded_search_takes_the_same_steps() -> None:
+    found = []
+    for make_graph in (None, SoftGraph):
+        network, optimizer, darts = trained(HOW[0])
+        search = SDARTS("adversarial", steps=2)
+        search.bind(network.space, 7)
+        search.double().load_state_dict(darts.state_dict())
+        recorder = Recorder(torch.device("cpu"), make_graph)
+        bilevel = Bilevel(network, search, optimizer, search.make_optimizer(0.1, (0.5, 0.999), 0.0), recorder, 5.0)
+        use_fused(bilevel.descent.optimizer)
+        for step in range(4):
+            bilevel.step(batch(step), batch(10 + step))
+        assert bool(recorder.recordings) == (make_graph is not None)
+        found.append([value.detach() for value in (*network.parameters(), search.logits)])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_what_makes_no_ball_is_refused() -> None:
-    with pytest.raises(SupernetError, match="0 < epsilon_min <= epsilon_max <= 1 must hold, got epsilon_min=0.5"):
+    with pytest.raises(SupernetError, match=r"epsilon_min <= epsilon_max <= 1 must hold, got epsilon_min=0\.5"):
         SDARTS(epsilon_min=0.5)
     with pytest.raises(SupernetError, match="steps of the ascent must be at least 1, got 0"):
         SDARTS(steps=0)

@@ -14,8 +14,8 @@ class ProxylessNAS(FactorisedSearch):
     Path and pair are drawn by the softmax of the logits; the pair without replacement. Of the pair, whose
     probabilities are rescaled to sum to one, one is drawn to run. The slope of the loss by both binary gates moves the
     two logits (eq. 4), and both are shifted afterwards, so that the other operations stay as likely as they were
-    (section 3.2). One draw serves all cells in a step. The paper's optimizer is Adam with a learning rate of 1e-3,
-    betas of 0 and 0.999, and no weight decay.
+    (section 3.2), whatever momentum, weight decay or a term did to these. One draw serves all cells in a step. The
+    paper's optimizer is Adam with a learning rate of 1e-3, betas of 0 and 0.999, and no weight decay.
 
     Args:
         top_k: how many of the most likely connected cells are compared with shared parameters when deriving.
