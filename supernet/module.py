@@ -76,7 +76,8 @@ class SearchModule(LightningModule):
         score_images: validation images on which derived cells are compared with shared parameters.
         recalibration_images: images of the half that trains the network, not augmented, on which each cell that is
             compared gathers running statistics of its own (Guo et al., 2020); in whole batches, and the same images
-            for all. 0: cells are normalised by the statistics of the batch at hand.
+            for all. Shown are then the accuracy of the derived cell with them, and with those gathered under other
+            cells. 0: cells are normalised by the statistics of the batch at hand.
         sync_batchnorm: with several devices, normalise by the whole batch rather than by the part of each device, so
             that no figure depends on their number; costs two messages a layer.
         bad_step: at a step whose loss or gradient is not finite, stop the search, or skip the step and count it.

@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +34,12 @@ from supernet.terms import CostPenalty, OperationDropout
 from tests.soft_graph import SoftGraph
 from tests.test_bilevel import HOST, batch, plan_densely
 from tests.test_evolution import some_candidates, spaces
+from tests.test_module import fit
 from tests.textbook import textbook_cell
 from tests.toy import EMPTY, ToyLoss
 
 NO_LOSS = ToyLoss(torch.sum)
-SMALL = {"population": 6, "generations": 3, "parents": 2, "num_mutations": 2, "num_crossovers": 2}
+SMALL: dict[str, Any] = {"population": 6, "generations": 3, "parents": 2}
 
 
 def bound(strategy: SearchStrategy, space: CellSpace | None = None, seed: int = 0) -> SearchStrategy:
@@ -225,7 +228,7 @@ def test_replayed_steps_equal_the_steps_themselves(
     ("make", "sentence"),
     [
         (lambda: SPOS(population=0), "population must be from 1"),
-        (lambda: SPOS(population=10), "no room for its children"),
+        (lambda: SPOS(mutation_probability=2.0), "mutation_probability must be from 0 to 1, got 2.0"),
         (lambda: AlphaNet(num_random=-1), "num_random must be from 0 to 1,000, got -1"),
         (lambda: AlphaNet(label_smoothing=1.0), "label_smoothing must be at least 0 and below 1, got 1.0"),
         (lambda: AlphaNet(clip=1.0), "clip must be at least 2, got 1.0"),
@@ -386,3 +389,11 @@ def test_several_paths_with_a_mixture_for_each_cell_make_one_step() -> None:
     bilevel.step(batch(0), batch(1))
     seen = bilevel.descent.tally.take()
     assert (seen.good_steps, seen.images) == (1, 12)
+
+
+def test_a_search_with_a_mixture_for_each_cell_knows_how_many_there_are(tmp_path: Path) -> None:
+    search = RandomSearch(num_samples=2, per="cell")
+    module = fit(tmp_path, search, limit_train_batches=2, limit_val_batches=1, num_sanity_val_steps=1)
+    assert search.depth == module.supernet.depth == 3
+    assert search().shape == (3, 6, 5)
+    assert 0 <= module.trainer.callback_metrics["val/mixed_accuracy"] <= 1

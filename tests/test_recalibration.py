@@ -22,10 +22,12 @@ from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.network import Network, Supernet
 from supernet.norm import BatchNorm2d
+from supernet.ranks import rank
 from supernet.recalibration import Ablation, recalibrated, uncalibrated
 from supernet.space import CellSpace
 from supernet.strategies import SPOS, RandomSearch
 from tests.test_module import make_trainer
+from tests.test_parallel import search as search_on_ranks
 from tests.together import together
 
 CELL = Genotype.from_index(6111)
@@ -152,27 +154,33 @@ def test_where_there_is_one_path_only_its_statistics_are_those_of_the_cell() -> 
         torch.testing.assert_close(value, other, rtol=0, atol=1e-15, msg=name)
 
 
-def statistics(parts: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Those of a cell, each rank with its part of the batches."""
+def on_ranks(parts: Sequence[Sequence[Tensor]]) -> tuple[dict[str, Tensor], dict[str, float], str]:
+    """The statistics of a cell, each rank with its part of the batches, and what comes out of a whole search."""
     supernet, _ = setting()
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    return dict(recalibrated(supernet, CELL, parts[rank]).named_buffers())
+    Ablation.NUM_PATHS = 6
+    statistics = dict(recalibrated(supernet, CELL, parts[rank()]).named_buffers())
+    found = search_on_ranks("random", precision="64-true", recalibration_images=300)
+    return statistics, found["metrics"], found["genotype"]
 
 
-def test_ranks_gather_the_statistics_of_whole_batches(tmp_path: Path) -> None:
+def test_any_number_of_ranks_gathers_the_statistics_of_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     _, batches = setting()
-    alone = statistics([batches])
+    alone, metrics, genotype = on_ranks([batches])
     parts = [[images[:2] for images in batches], [images[2:] for images in batches]]
-    for found in together(tmp_path, statistics, parts):
+    for found, theirs, cell in together(tmp_path / "ranks", on_ranks, parts):
         for name, value in alone.items():
             torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12, msg=name)
+        assert {"val/recalibrated_accuracy", "val/uncalibrated_accuracy"} <= set(metrics)
+        assert theirs == pytest.approx(metrics, rel=1e-6)
+        assert cell == genotype
 
 
 def search(folder: Path, data: LightningDataModule | None = None, **options: Any) -> SearchModule:
     seed_everything(0)
-    module = SearchModule(
-        SPOS(population=4, generations=2, num_mutations=2, num_crossovers=2), 4, 1, image_shape=(1, 8, 8), **options
-    )
+    module = SearchModule(SPOS(population=4, generations=2), 4, 1, image_shape=(1, 8, 8), **options)
     trainer = make_trainer(folder, limit_train_batches=4)
     trainer.fit(module, datamodule=data or SearchData(batch_size=64, eval_batch_size=100))
     return module

@@ -30,9 +30,7 @@ class AlphaNet(SPOS):
         clip: largest importance weight of the divergence, at least 2.
         population: cells in each generation of the evolution.
         generations: of the evolution, the random one included.
-        parents: how many of the best cells so far have children.
-        num_mutations: children of one parent, in each generation.
-        num_crossovers: children of two parents.
+        parents: how many of the best cells so far have children: half of them mutants, half crossovers of two.
         mutation_probability: that an edge of a mutant is drawn anew.
         exclude_none: derive only cells without the operation 'none'.
     """
@@ -45,14 +43,10 @@ class AlphaNet(SPOS):
         population: int = 50,
         generations: int = 20,
         parents: int = 10,
-        num_mutations: int = 25,
-        num_crossovers: int = 25,
         mutation_probability: float = 0.1,
         exclude_none: bool = False,
     ) -> None:
-        super().__init__(
-            population, generations, parents, num_mutations, num_crossovers, mutation_probability, exclude_none
-        )
+        super().__init__(population, generations, parents, mutation_probability, exclude_none)
         if not 0 <= num_random <= 1_000:
             raise SupernetError(f"num_random must be from 0 to 1,000, got {num_random}")
         if not 0 <= label_smoothing < 1:

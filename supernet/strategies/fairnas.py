@@ -23,9 +23,7 @@ class FairNAS(SPOS):
     Args:
         population: cells in each generation of the evolution.
         generations: of the evolution, the random one included.
-        parents: how many of the best cells so far have children.
-        num_mutations: children of one parent, in each generation.
-        num_crossovers: children of two parents.
+        parents: how many of the best cells so far have children: half of them mutants, half crossovers of two.
         mutation_probability: that an edge of a mutant is drawn anew.
         exclude_none: derive only cells without the operation 'none'.
     """

@@ -19,9 +19,7 @@ class SPOS(RandomSearch):
     Args:
         population: cells in each generation of the evolution.
         generations: of the evolution, the random one included.
-        parents: how many of the best cells so far have children.
-        num_mutations: children of one parent, in each generation.
-        num_crossovers: children of two parents.
+        parents: how many of the best cells so far have children: half of them mutants, half crossovers of two.
         mutation_probability: that an edge of a mutant is drawn anew.
         exclude_none: derive only cells without the operation 'none'.
     """
@@ -31,15 +29,12 @@ class SPOS(RandomSearch):
         population: int = 50,
         generations: int = 20,
         parents: int = 10,
-        num_mutations: int = 25,
-        num_crossovers: int = 25,
         mutation_probability: float = 0.1,
         exclude_none: bool = False,
     ) -> None:
-        check_evolution(population, parents, num_mutations, num_crossovers, mutation_probability, generations)
+        check_evolution(population, parents, population // 2, population // 2, mutation_probability, generations)
         super().__init__(population, exclude_none)
         self.population, self.generations, self.parents = population, generations, parents
-        self.num_mutations, self.num_crossovers = num_mutations, num_crossovers
         self.mutation_probability = mutation_probability
         self.is_last_epoch = False
 
@@ -57,8 +52,8 @@ class SPOS(RandomSearch):
             seeded(self.generator),
             population=self.population,
             parents=self.parents,
-            num_mutations=self.num_mutations,
-            num_crossovers=self.num_crossovers,
+            num_mutations=self.population // 2,
+            num_crossovers=self.population // 2,
             mutation_probability=self.mutation_probability,
             generations=self.generations,
             exclude_none=self.exclude_none,
