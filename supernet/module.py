@@ -21,6 +21,7 @@ from supernet.descent import right_answers
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
+from supernet.matching import choose
 from supernet.network import check_image_size
 from supernet.ranks import add_up, total
 from supernet.recalibration import Ablation, recalibrated
@@ -35,7 +36,7 @@ from supernet.recipe import (
 )
 from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
-from supernet.split import Split, SplitSupernet, choose, make_supernet
+from supernet.split import Split, SplitSupernet, make_supernet
 from supernet.strategies import Batch, SearchStrategy
 from supernet.tally import MeanLoss, Running, go_on
 from supernet.terms import SearchTerm

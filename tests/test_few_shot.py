@@ -16,25 +16,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import SGD
 
-import supernet.split
+import supernet.matching
 from supernet.bilevel import Bilevel
 from supernet.data import SearchData
 from supernet.errors import SupernetError
+from supernet.matching import best_partition, choose, gradients, minimum_cut, similarity
 from supernet.mixed import MixedCell
 from supernet.module import SearchModule
 from supernet.network import Supernet
 from supernet.replay import Recorder
 from supernet.space import CellSpace
-from supernet.split import (
-    Partition,
-    Split,
-    SplitSupernet,
-    best_partition,
-    choose,
-    gradients,
-    minimum_cut,
-    similarity,
-)
+from supernet.split import Partition, Split, SplitSupernet
 from supernet.strategies import DARTS, GDAS, Batch, RandomSearch
 from tests.test_module import make_trainer
 from tests.textbook import textbook_supernet
@@ -244,7 +236,7 @@ def test_gradients_of_what_is_shared_equal_those_of_the_textbook_supernet() -> N
 
 def test_matching_gives_two_groups_of_one_edge_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     network, _ = make(Split(1))
-    monkeypatch.setattr(supernet.split, "NUM_CONTEXTS", 2)
+    monkeypatch.setattr(supernet.matching, "NUM_CONTEXTS", 2)
     first, again, other = (choose(Split(1), network, *batch(0), seed) for seed in (0, 0, 7))
     assert first == again
     assert {*first.groups} == {*other.groups} == {0, 1}
@@ -269,7 +261,7 @@ def search(split: Split) -> tuple[SearchModule, SearchData]:
 def test_a_search_that_is_split_goes_on_bit_by_bit(
     tmp_path: Path, edge: int | None, broken_in: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supernet.split, "NUM_CONTEXTS", 1)
+    monkeypatch.setattr(supernet.matching, "NUM_CONTEXTS", 1)
     options: dict[str, Any] = {"max_epochs": 4, "limit_train_batches": 3, "limit_val_batches": 1}
     seed_everything(0)
     whole, data = search(Split(1, edge))
