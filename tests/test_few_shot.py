@@ -212,7 +212,7 @@ def test_gradients_of_what_is_shared_equal_those_of_the_textbook_supernet() -> N
     network, _ = make(Split(1))
     (images, labels), contexts = batch(0), [[1, 3, 2, 4, 1, 3], [3, 3, 0, 1, 2, 4]]
     kinds = {"nor_conv_1x1", "nor_conv_3x3"}
-    for edge in (0, 2, 4):
+    for edge in (0, 4):
         target, source = network.space.edges[edge]
         found = gradients(network, images, labels, edge, contexts)
         plain = Supernet(network.space, **SIZES).double()
@@ -262,7 +262,7 @@ def test_a_search_that_is_split_goes_on_bit_by_bit(
     tmp_path: Path, edge: int | None, broken_in: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supernet.matching, "NUM_CONTEXTS", 1)
-    options: dict[str, Any] = {"max_epochs": 4, "limit_train_batches": 3, "limit_val_batches": 1}
+    options: dict[str, Any] = {"max_epochs": 3, "limit_train_batches": 3, "limit_val_batches": 1}
     seed_everything(0)
     whole, data = search(Split(1, edge))
     make_trainer(tmp_path, **options).fit(whole, datamodule=data)

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import SGD
 
+import supernet.network
 from supernet.bilevel import Bilevel
 from supernet.errors import SupernetError
 from supernet.network import Supernet
-from supernet.replay import Recorder
+from supernet.replay import WARM_UP, Recorder
 from supernet.strategies import DARTS, Batch, LambdaDARTS, lambda_darts
 from supernet.strategies.lambda_darts import alignment
+from tests.soft_graph import SoftGraph
+from tests.test_bilevel import plan_densely
 from tests.test_few_shot import batch
 from tests.toy import EMPTY, ToyLoss
 
@@ -133,3 +136,19 @@ def test_what_is_no_candidate_is_not_moved() -> None:
 def test_a_weight_below_zero_is_refused() -> None:
     with pytest.raises(SupernetError, match="weight must be 0 or more, got -1"):
         LambdaDARTS(-1)
+
+
+def test_steps_by_recordings_are_the_steps_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What changes from step to step, the weight of the alignment and the factor, is found by a recording.
+    monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
+    networks = []
+    for recorder in (Recorder(HOST), Recorder(HOST, SoftGraph)):
+        network, search, _ = made(0.5)
+        bilevel = Bilevel(network, search, SGD(network.parameters(), 0.125, fused=True), None, recorder, 5.0)
+        for step in range(2 * (WARM_UP + 2)):
+            search.start_epoch(step // 2, WARM_UP + 2)
+            bilevel.step(batch(step), batch(step))
+        networks.append(network)
+    for ours, theirs in zip(*(network.parameters() for network in networks), strict=True):
+        assert ours.equal(theirs)
+    assert recorder.recordings

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import supernet.network
 from supernet.errors import SupernetError
-from supernet.mixed import Plan, make_plan, widen
+from supernet.mixed import Plan, make_plan
 from supernet.module import SearchModule
 from supernet.network import Supernet
 from supernet.ops import CONVOLUTIONS
@@ -99,22 +99,6 @@ def test_on_an_accelerator_and_by_a_support_the_gradient_is_exact_at_zeros_too(
     monkeypatch.setattr(supernet.network, "make_plan", plan_densely)
     dense = network(images, mixtures(space, kind, 1))
     torch.testing.assert_close(dense, expected[0], rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")  # the tracer's own look
-def test_a_compiled_cell_is_one_graph_and_computes_the_same() -> None:
-    torch.manual_seed(0)
-    space, inputs = CellSpace(3), torch.randn(3, 4, 8, 8, dtype=torch.float64)
-    cell = PartialCell(space, 4, 2).double()
-    traced = torch.compile(cell, backend="aot_eager", fullgraph=True, dynamic=False)
-    results = []
-    for forward in (cell, traced):
-        mixture = mixtures(space, "dense", 1).requires_grad_()
-        plan = widen(make_plan(bypassed(space), *with_bypass(mixture, None)[:1]), 2)
-        output = forward(inputs, plan)
-        results.append([output, *torch.autograd.grad(output.square().sum(), [mixture, *cell.parameters()])])
-    for plain, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-11)
 
 
 def test_both_ways_through_the_cell_are_taken_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
