@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Drawing(nn.Module):
@@ -41,3 +41,9 @@ class Drawing(nn.Module):
 def seeded(generator: torch.Generator) -> random.Random:
     """A Python generator seeded by the current state of a torch one, which it leaves as it was."""
     return random.Random(bytes(generator.get_state().tolist()))
+
+
+def gumbel(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Gumbel noise on the host: the largest of log-probabilities with noise added is a draw from them."""
+    # -log of an exponential variate is a Gumbel variate; the exponential is never exactly zero.
+    return torch.empty(tuple(shape)).exponential_(generator=generator).log().neg()

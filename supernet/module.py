@@ -68,6 +68,8 @@ class SearchModule(LightningModule):
         image_shape: channels, height and width of the images; taken from the data on the command line.
         network_lr: first learning rate of the network (SGD, Nesterov); falls to `network_lr_min` by a cosine.
         network_lr_min: last learning rate of the network.
+        network_lr_epochs: epochs in which it falls; then it rises again in as many, and so on. If not given, it falls
+            over the whole search.
         network_momentum: momentum of the network.
         network_weight_decay: weight decay of the network.
         grad_clip: largest norm of the network's gradient.
@@ -100,6 +102,7 @@ class SearchModule(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
         network_lr: float = 0.025,
         network_lr_min: float = 0.001,
+        network_lr_epochs: int | None = None,
         network_momentum: float = 0.9,
         network_weight_decay: float = 5e-4,
         grad_clip: float = 5.0,
@@ -118,6 +121,8 @@ class SearchModule(LightningModule):
         self.automatic_optimization = False
         check_image_size(*image_shape[1:])
         check_positive(network_lr=network_lr, arch_lr=arch_lr, grad_clip=grad_clip, score_images=score_images)
+        if network_lr_epochs is not None:
+            check_positive(network_lr_epochs=network_lr_epochs)
         check_fraction(network_momentum=network_momentum, arch_beta_1=arch_betas[0], arch_beta_2=arch_betas[1])
         check_not_negative(
             network_lr_min=network_lr_min,
@@ -166,6 +171,7 @@ class SearchModule(LightningModule):
             self.trainer,
             lr=hparams["network_lr"],
             lr_min=hparams["network_lr_min"],
+            epochs=hparams["network_lr_epochs"],
             momentum=hparams["network_momentum"],
             weight_decay=hparams["network_weight_decay"],
         )

@@ -24,8 +24,11 @@ def sgd_with_cosine(
     lr_min: float,
     momentum: float,
     weight_decay: float,
+    epochs: int | None = None,
 ) -> tuple[SGD, CosineAnnealingLR]:
     """SGD with Nesterov momentum; the learning rate falls from ``lr`` to ``lr_min`` over the epochs of the trainer.
+
+    If a number of ``epochs`` is given, it falls within these, rises again within as many, and so on.
 
     Raises:
         SupernetError: the trainer has no number of epochs.
@@ -37,7 +40,7 @@ def sgd_with_cosine(
     parameters = list(parameters)
     fused = parameters[0].is_cuda  # one kernel for all parameters, and a learning rate that may lie in memory
     optimizer = SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=fused)
-    return optimizer, CosineAnnealingLR(optimizer, trainer.max_epochs, lr_min)
+    return optimizer, CosineAnnealingLR(optimizer, epochs or trainer.max_epochs, lr_min)
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -35,8 +35,9 @@ TIMES = ("seconds", "images_per_second")
 def of_strategy(name: str) -> list[str]:
     """A search with this strategy, cheaply derived."""
     options = ["--model.search", name]
-    for option in ("top_k", "num_samples"):
-        if option in inspect.signature(getattr(supernet.strategies, name)).parameters:
+    few = ("top_k", "num_samples", "num_early_samples", "population", "generations", "arch_steps_per_epoch")
+    for option in inspect.signature(getattr(supernet.strategies, name)).parameters:
+        if option in few:
             options += [f"--model.search.{option}", "3"]
     return [*SEARCH, *options]
 

@@ -53,7 +53,7 @@ class ToyLoss:
 
 
 def planted(cell: Genotype, space: CellSpace | None = None) -> ToyLoss:
-    """A loss that falls with the operations of a cell and rises with all others, and a reward: the share that is right."""
+    """A loss that falls with the operations of a cell and rises with others; the reward is the share that is right."""
     space = space or CellSpace()
     target = torch.nn.functional.one_hot(torch.tensor(space.choices(cell)), space.num_ops).float()
     return ToyLoss(

@@ -25,7 +25,6 @@ from supernet.module import CHECKPOINT_KEY
 from supernet.plot import draw_cell
 from supernet.retrain import RetrainModule, export_program
 from supernet.space import is_connected
-from supernet.strategies import FactorisedSearch
 from supernet.versions import versions
 
 _USAGE = (
@@ -127,8 +126,8 @@ class DeriveCommand(CommandLine):
         if self.config.top_k is not None and self.config.top_k < 1:
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         module = build_search(path, checkpoint)
-        if self.config.top_k is not None and not isinstance(module.search, FactorisedSearch):
-            raise SupernetError(f"{type(module.search).__name__} has no most likely cells: leave --top_k out")
+        if self.config.top_k is not None and not hasattr(module.search, "top_k"):
+            raise SupernetError(f"{type(module.search).__name__} has no option top_k: leave --top_k out")
         for option in ("top_k", "exclude_none"):
             if self.config[option] is not None:
                 setattr(module.search, option, self.config[option])

@@ -240,10 +240,7 @@ class FactorisedSearch(SearchStrategy):
         Raises:
             SupernetError: none of very many is connected.
         """
-        cells = list(islice(self.likeliest(self.exclude_none), self.top_k))
-        if not cells:
-            raise SupernetError("none of the most likely cells is connected; exclude_none keeps to those that are")
-        return best(cells, score)
+        return best(list(islice(self.likeliest(self.exclude_none), self.top_k)), score)
 
 
 def gradient(loss: Tensor, parameters: Parameters, *, create_graph: bool = False) -> dict[str, Tensor]:
@@ -273,5 +270,11 @@ def check_candidates(**number: int) -> None:
 
 
 def best(cells: list[Genotype], score: Score) -> Genotype:
-    """The cell with the highest score, the first of equals; a single cell is not scored."""
+    """The cell with the highest score, the first of equals; a single cell is not scored.
+
+    Raises:
+        SupernetError: there are none.
+    """
+    if not cells:
+        raise SupernetError("none of the cells to derive from is connected; exclude_none keeps to those that are")
     return cells[0] if len(cells) == 1 else max(cells, key=score)

@@ -37,8 +37,8 @@ class DrNAS(FactorisedSearch):
 
     def concentrations(self) -> Tensor:
         """``beta = elu(logits) + 1``, shape (E, O); 1 for what is no candidate, which the callers leave out."""
-        # In this form it stays above zero: elu + 1 is exactly zero in float32 from -17 on.
-        beta = self.logits.clamp(-80, 0).exp() + self.logits.relu()
+        # In this form it stays above zero: elu + 1 rounds to zero in float32 below -18.
+        beta = torch.where(self.logits > 0, self.logits + 1, self.logits.clamp(-80, 1).exp())
         return torch.where(self._open(), beta, 1.0)
 
     def forward(self) -> Tensor:

@@ -39,7 +39,7 @@ class FairDARTS(FactorisedSearch):
 
     def arch_loss(self, loss: Loss, train: Batch, val: Batch) -> Tensor:
         """The validation loss and the zero-one loss."""
-        mixture = self()
+        mixture: Tensor = self()
         return loss(mixture, val) - self.zero_one_weight * (mixture - 0.5).square().mean()
 
     def probabilities(self) -> Tensor:

@@ -13,8 +13,8 @@ class GAEA(FactorisedSearch):
 
     The logits are ``log theta`` up to a constant. The mixture hands them its own gradient as it is, without the slope
     of the softmax, and a plain step of gradient descent on them is that update. ``arch_lr`` is its learning rate, 0.1
-    in the paper; ``arch_betas`` and ``arch_weight_decay`` belong to Adam and have no part in it. The authors' code
-    begins at exactly equal shares and lets none fall below 1e-5; here they begin at ours and may become very small.
+    in the authors' code; ``arch_betas`` and ``arch_weight_decay`` belong to Adam and have no part in it. That code
+    begins at exactly equal shares and lets none fall below 1e-5; here they begin near that, and may become very small.
 
     Args:
         single_level: learn the logits on the batches that train the network, as empirical risk minimisation, instead

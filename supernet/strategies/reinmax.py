@@ -11,7 +11,7 @@ from supernet.strategies.gumbel import gumbel_noise
 
 
 class ReinMax(FactorisedSearch):
-    """One operation an edge is drawn and counts alone; the gradient is accurate to second order (algorithm 2).
+    """One operation an edge is drawn and counts alone; the gradient is accurate to second order.
 
     Where a straight-through gradient takes the loss for linear between two operations, this one goes by the slope at
     either end (Heun's method): it has no bias where the loss is quadratic in the row of an edge. The paper takes it
@@ -39,7 +39,7 @@ class ReinMax(FactorisedSearch):
         return torch.zeros_like(logits).scatter_(1, choices, 1.0)
 
     def through(self, drawn: Tensor) -> Tensor:
-        """One-hot rows, shape (E, O), to the last bit, with the gradient of ``2 * pi_1 - pi_0 / 2`` (algorithm 2)."""
+        """One-hot rows, shape (E, O), to the last bit, with the gradient of ``2 * pi_1 - pi_0 / 2``."""
         logits = self.open_logits()
         pi_0 = logits.softmax(dim=1)
         midway = (drawn + (logits / self.tau).softmax(dim=1)) / 2
