@@ -53,6 +53,8 @@ class Descent:
         self.path_loss = path_loss
         self.network, self.optimizer, self.recorder, self.grad_clip = network, optimizer, recorder, grad_clip
         self.parameters, self.buffers = list(network.parameters()), list(network.buffers())
+        apart: Callable[[], list[list[nn.Parameter]]] = getattr(network, "parameters_apart", lambda: [self.parameters])
+        self.parts = apart()
         self.tally = Tally(recorder.device, self.parameters[0].dtype)
         self.rate = torch.zeros((), device=recorder.device)
         if recorder.make_graph is not None or recorder.device.type == "cuda":
@@ -86,9 +88,12 @@ class Descent:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             right += right_answers(logits, labels)
-        for parameter in self.parameters:
-            if parameter.grad is None:  # an operation that did not run keeps its weight decay and its momentum
-                parameter.grad = torch.zeros_like(parameter)
+        for part in self.parts:
+            if all(parameter.grad is None for parameter in part):
+                continue  # a part of a network that is several stays as it is
+            for parameter in part:
+                if parameter.grad is None:  # an operation that did not run keeps its weight decay and its momentum
+                    parameter.grad = torch.zeros_like(parameter)
         pool(self.parameters, total, right)
         norm = clip(self.parameters, self.grad_clip)
         good = self.tally.add(total, right, world_size() * len(paths) * len(labels), norm)

@@ -149,19 +149,24 @@ class MixedCell(nn.Module):
         """The output node if every operation of a node serves all k later ones."""
         node, sums = inputs, None
         for source, terms in enumerate(plan):
-            for _, outputs in self._convolutions(source, node, terms):
-                sums = _add(sums, outputs)
-            for term in terms:
-                if term.op not in CONVOLUTIONS:
-                    if sums is None:  # in a space without convolutions
-                        sums = torch.zeros_like(node).repeat(1, len(term.targets), 1, 1)
-                    sums = AddScaled.apply(sums, self.fixed[term.op](node), term.coefficients)
+            sums = self._add_to_all(source, node, terms, sums)
             if sums is None:
                 return torch.zeros_like(inputs)
             if source < self.num_nodes - 2:
                 node, sums = torch.split(sums, [self.channels, sums.shape[1] - self.channels], dim=1)
                 node = node.clone()  # once, instead of in every operation that wants its values together
         assert sums is not None
+        return sums
+
+    def _add_to_all(self, source: int, node: Tensor, terms: Sequence[Term], sums: Tensor | None) -> Tensor | None:
+        """The sums of all later nodes, (B, k * C, H, W), with the operations of one node; None while there are none."""
+        for _, outputs in self._convolutions(source, node, terms):
+            sums = add(sums, outputs)
+        for term in terms:
+            if term.op not in CONVOLUTIONS:
+                if sums is None:  # in a space without convolutions
+                    sums = torch.zeros_like(node).repeat(1, len(term.targets), 1, 1)
+                sums = AddScaled.apply(sums, self.fixed[term.op](node), term.coefficients)
         return sums
 
     def _one_by_one(self, inputs: Tensor, plan: Plan) -> Tensor:
@@ -172,15 +177,19 @@ class MixedCell(nn.Module):
                 continue
             node = sums[source]
             assert node is not None  # a plan holds no operation on a node that nothing reaches
-            for targets, outputs in self._convolutions(source, node, terms):
-                for target, output in zip(targets, outputs.chunk(len(targets), dim=1), strict=True):
-                    sums[target] = _add(sums[target], output)
-            for term in terms:
-                if term.op not in CONVOLUTIONS:
-                    fixed = self.fixed[term.op](node)
-                    for target, coefficient in zip(term.targets, term.coefficients.unbind(), strict=True):
-                        sums[target] = _add(sums[target], fixed * coefficient)
+            self._add_to_some(source, node, terms, sums)
         return torch.zeros_like(inputs) if (last := sums[-1]) is None else last
+
+    def _add_to_some(self, source: int, node: Tensor, terms: Sequence[Term], sums: list[Tensor | None]) -> None:
+        """Add the operations of one node to the sums of the nodes that receive them."""
+        for targets, outputs in self._convolutions(source, node, terms):
+            for target, output in zip(targets, outputs.chunk(len(targets), dim=1), strict=True):
+                sums[target] = add(sums[target], output)
+        for term in terms:
+            if term.op not in CONVOLUTIONS:
+                fixed = self.fixed[term.op](node)
+                for target, coefficient in zip(term.targets, term.coefficients.unbind(), strict=True):
+                    sums[target] = add(sums[target], fixed * coefficient)
 
     def _convolutions(
         self, source: int, node: Tensor, terms: Sequence[Term]
@@ -259,5 +268,6 @@ def products_together(sides: Tensor, values: Tensor, like: Tensor) -> Tensor:
     return products.sum((0, 2, 3, 4), dtype=like.dtype)
 
 
-def _add(total: Tensor | None, term: Tensor) -> Tensor:
+def add(total: Tensor | None, term: Tensor) -> Tensor:
+    """A sum that may have no terms yet, and one more."""
     return term if total is None else total + term

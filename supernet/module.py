@@ -15,9 +15,11 @@ from supernet.bilevel import Bilevel
 from supernet.collapse import CollapseGuard, OnCollapse
 from supernet.cost import Cost, cost
 from supernet.derivation import Derivation
+from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
-from supernet.network import Supernet, check_image_size
+from supernet.matching import choose
+from supernet.network import check_image_size
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -29,6 +31,7 @@ from supernet.recipe import (
 )
 from supernet.replay import Recorder, recorder
 from supernet.space import CellSpace
+from supernet.split import Split, SplitSupernet, make_supernet
 from supernet.strategies import Batch, SearchStrategy
 from supernet.tally import Running, go_on
 from supernet.terms import SearchTerm
@@ -52,6 +55,10 @@ class SearchModule(SearchValidation):
         num_cells: N, the number of cells in each of the three stages.
         space: nodes and candidate operations of the cell.
         terms: what goes with the strategy, such as supernet.terms.CostPenalty: a list of class names.
+        partial_channels: K; only one channel in K of each node goes through the operations, the others bypass them
+            (PC-DARTS). Cells are compared as they are trained, with these bypasses.
+        split: few-shot search: when and where the supernet is split into several, see supernet.split. For
+            strategies that draw single paths; nothing is recorded as a CUDA graph, since the host has to know the path.
         warm_up_epochs: epochs at the beginning in which the architecture takes no steps.
         derivation: how the cell is derived, such as supernet.derivation.TopK; in the strategy's own way if not given.
         collapse: what happens when the search collapses: log says so and goes on; stop ends it with the cell of the
@@ -92,6 +99,8 @@ class SearchModule(SearchValidation):
         num_cells: int = 5,
         space: CellSpace = CellSpace(),
         terms: list[SearchTerm] | None = None,
+        partial_channels: int = 1,
+        split: Split | None = None,
         warm_up_epochs: int = 0,
         derivation: Derivation | None = None,
         collapse: OnCollapse = "log",
@@ -131,12 +140,18 @@ class SearchModule(SearchValidation):
             warm_up_epochs=warm_up_epochs,
             recalibration_images=recalibration_images,
         )
+        if partial_channels > 1 and recalibration_images:
+            raise SupernetError(
+                "recalibration_images takes the networks of cells, and with partial_channels there are none that have"
+                " parameters of this supernet; leave one of the two out"
+            )
         self.skeleton = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
         self.image_shape = image_shape
-        self.supernet = Supernet(space, **self.skeleton, image_channels=image_shape[0])
+        sizes = {**self.skeleton, "image_channels": image_shape[0], "partial_channels": partial_channels}
+        self.supernet = make_supernet(split, space, **sizes)
         if compile:
             self.supernet.compile_cells()
-        self.search = search
+        self.search, self.split = search, split
         self.seed = torch.initial_seed() % 2**63
         search.bind(space, self.seed)
         search.depth = self.supernet.depth
@@ -186,9 +201,14 @@ class SearchModule(SearchValidation):
     def on_fit_start(self) -> None:
         """Refuse what would fail late or go wrong silently; record from now on, if that is possible here."""
         check_trainer(self.trainer)
+        if self.split is not None and not self.split.epoch < (self.trainer.max_epochs or 0):
+            raise SupernetError(
+                f"the supernet is split in epoch {self.split.epoch}, which a search of {self.trainer.max_epochs} epochs"
+                " does not reach; epochs count from 0"
+            )
         if self.hparams["recalibration_images"]:
             self._calibration_loader()
-        self.recorder = recorder(self.device, self.hparams["cuda_graphs"])
+        self.recorder = recorder(self.device, self.hparams["cuda_graphs"] and self.split is None)
 
     def on_train_start(self) -> None:
         """Get the steps ready; in the middle of an epoch, as that epoch had them."""
@@ -218,8 +238,18 @@ class SearchModule(SearchValidation):
         self.search.start_epoch(self.current_epoch, num_epochs)
         for term in self.bilevel.terms:
             term.start_epoch(self.current_epoch, num_epochs)
+        self._split_if_due()
         halted = self.halted or any(term.halts for term in self.bilevel.terms)
         self.bilevel.learns = self.current_epoch >= self.hparams["warm_up_epochs"] and not halted
+
+    def _split_if_due(self) -> None:
+        """Split the supernet, once, if its epoch has come; where is found on a batch of the architecture's half."""
+        network, split = self.supernet, self.split
+        if split is None or not isinstance(network, SplitSupernet) or network.partition is not None:
+            return
+        if self.current_epoch >= split.epoch:
+            images, labels = next(self._arch_batches())
+            network.split(choose(split, network, images.to(self.dtype), labels, self.seed), self.trainer.optimizers[0])
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
@@ -306,4 +336,4 @@ def _is_object(value: Any) -> bool:
     """Whether a hyperparameter was passed in as an object, not as the words of a configuration."""
     if isinstance(value, list):
         return any(map(_is_object, value))
-    return isinstance(value, SearchStrategy | SearchTerm | Derivation | CellSpace)
+    return isinstance(value, SearchStrategy | SearchTerm | Derivation | CellSpace | Split)

@@ -17,6 +17,7 @@ from supernet.genotype import ZERO, Genotype
 from supernet.mixed import MixedCell, Plan, is_full, make_plan, widen
 from supernet.norm import BatchNorm2d
 from supernet.ops import CONVOLUTIONS, check_ops, make_op
+from supernet.partial import PartialCell, bypassed, with_bypass
 from supernet.space import CellSpace
 
 
@@ -203,6 +204,9 @@ class Supernet(Skeleton):
         num_cells: N, the number of cells in each of the three stages.
         num_classes: number of classes.
         image_channels: channels of the images.
+        partial_channels: K; only one channel in K goes through the operations, the others bypass them
+            (`supernet.partial`). If it is not 1, a one-hot mixture is the cell with its bypasses, which is neither
+            the derived network nor can be inherited by it.
     """
 
     def __init__(
@@ -212,17 +216,27 @@ class Supernet(Skeleton):
         num_cells: int = 5,
         num_classes: int = 10,
         image_channels: int = 3,
+        partial_channels: int = 1,
     ) -> None:
         self_space = CellSpace() if space is None else space
+        if partial_channels < 1 or channels % partial_channels:
+            raise SupernetError(
+                f"channels must be a multiple of partial_channels, of which one part is mixed, got {channels} and"
+                f" {partial_channels}"
+            )
         super().__init__(
-            lambda width: MixedCell(self_space, width),
+            lambda width: (
+                MixedCell(self_space, width)
+                if partial_channels == 1
+                else PartialCell(self_space, width, partial_channels)
+            ),
             channels=channels,
             num_cells=num_cells,
             num_classes=num_classes,
             image_channels=image_channels,
             track=False,
         )
-        self.space = self_space
+        self.space, self.partial_channels = self_space, partial_channels
 
     def forward(self, images: Tensor, mixture: Tensor, support: Tensor | None = None) -> Tensor:
         """Class logits of normalised images under a mixture.
@@ -240,11 +254,15 @@ class Supernet(Skeleton):
             Logits, shape (B, num_classes).
         """
         check_image_size(*images.shape[2:])
-        plans = self._plans(mixture, support)
+        self._check_shape(mixture)
+        space = self.space
+        if self.partial_channels > 1:
+            space, (mixture, support) = bypassed(space), with_bypass(mixture, support)
+        plans = self._plans(space, mixture, support)
         # A compiled cell serves the training steps that run every candidate; for anything else, called past its
         # compilation, it would be compiled anew, for each cell that is scored.
         distinct = plans if mixture.dim() == 3 else plans[:1]
-        compiled = torch.is_grad_enabled() and all(is_full(self.space, plan) for plan in distinct)
+        compiled = torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
         remaining = iter(plans)
         features = self.stem(images.contiguous(memory_format=self.layout))
         for block in self.blocks:
@@ -265,20 +283,23 @@ class Supernet(Skeleton):
         """The channels of each cell."""
         return [block.channels for block in self.blocks if isinstance(block, MixedCell)]
 
-    def _plans(self, mixture: Tensor, support: Tensor | None) -> list[Plan]:
-        """What each cell has to compute; cells of one width have the same plan unless each has its own mixture."""
+    def _check_shape(self, mixture: Tensor) -> None:
+        """Refuse what is neither a mixture for all cells nor one for each."""
         one = (self.space.num_edges, self.space.num_ops)
-        like, widths = self.stem.get_submodule("0").weight, self._widths()
-        if mixture.shape == one:
-            plan = make_plan(self.space, mixture, like, support)  # type: ignore[arg-type]
-            wide = {width: widen(plan, width) for width in self.widths}
-            return [wide[width] for width in widths]
-        if mixture.shape != (len(widths), *one):
+        if mixture.shape not in (one, (self.depth, *one)):
             raise SupernetError(f"the mixture has one row an edge and one column an operation, {one}, or one such table"
-                                f" for each of {len(widths)} cells, got {tuple(mixture.shape)}")  # fmt: skip
+                                f" for each of {self.depth} cells, got {tuple(mixture.shape)}")  # fmt: skip
+
+    def _plans(self, space: CellSpace, mixture: Tensor, support: Tensor | None) -> list[Plan]:
+        """What each cell has to compute; cells of one width have the same plan unless each has its own mixture."""
+        like, widths = self.stem.get_submodule("0").weight, self._widths()
+        if mixture.dim() == 2:
+            plan = make_plan(space, mixture, like, support)  # type: ignore[arg-type]
+            wide = {width: widen(plan, width) for width in set(widths)}
+            return [wide[width] for width in widths]
         supports = [None] * len(widths) if support is None else support.expand_as(mixture)
         rows = zip(mixture, supports, widths, strict=True)
-        return [widen(make_plan(self.space, row, like, its), width) for row, its, width in rows]  # type: ignore[arg-type]
+        return [widen(make_plan(space, row, like, its), width) for row, its, width in rows]  # type: ignore[arg-type]
 
     def compile_cells(self) -> None:
         """Let ``torch.compile`` fuse what lies between the convolutions of the cells; logits and parameters stay.
@@ -300,7 +321,15 @@ class Supernet(Skeleton):
         """The standalone network of a cell with a copy of the parameters that it has in this supernet.
 
         In training mode it computes the same logits as this supernet does under `one_hot`.
+
+        Raises:
+            SupernetError: the cell is none of this space, or only some channels go through its operations here.
         """
+        if self.partial_channels > 1:
+            raise SupernetError(
+                f"a network cannot inherit parameters of a supernet with partial_channels={self.partial_channels},"
+                " whose operations have fewer channels; train it from scratch"
+            )
         self.space.choices(genotype)
         stem = self.stem.get_parameter("0.weight")
         head = self.head.get_parameter("4.weight")

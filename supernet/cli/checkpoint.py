@@ -14,8 +14,8 @@ from supernet.cli.configuration import check_named_files
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.module import CHECKPOINT_KEY, SearchModule
-from supernet.network import Supernet
 from supernet.space import CellSpace
+from supernet.split import Split, make_supernet
 
 _DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
 """What libraries raise when they are handed parts that do not fit together."""
@@ -95,20 +95,26 @@ def _check_network(checkpoint: dict[str, Any]) -> None:
     instantiator = hparams.get("_instantiator")
     if any(value is not None for value in asked.values()) or instantiator not in (None, _INSTANTIATOR):
         raise SupernetError("it asks for classes that no search needs")
-    space, derivation = hparams["space"], hparams.get("derivation")
+    space, split, derivation = hparams["space"], hparams.get("split"), hparams.get("derivation")
     terms = hparams.get("terms") or []
     classes = [hparams["search"], *terms, *([] if derivation is None else [derivation])]
-    if any(set(told) - {"class_path", "init_args"} for told in classes) or set(space) != {"num_nodes", "ops"}:
-        raise SupernetError("its search strategy, its terms or its space is not told as train.py does")
+    if (
+        any(set(told) - {"class_path", "init_args"} for told in classes)
+        or set(space) != {"num_nodes", "ops"}
+        or set(split or ()) - {"epoch", "edge"}
+    ):
+        raise SupernetError("its search strategy, its terms, its space or its split is not told as train.py does")
     for told in (*classes, space):
         check_named_files(told)
-    names = ("channels", "num_cells", "num_classes")
+    sizes = {name: hparams[name] for name in ("channels", "num_cells", "num_classes")}
+    sizes |= {"image_channels": hparams["image_shape"][0], "partial_channels": hparams.get("partial_channels", 1)}
     with torch.device("meta"):
-        network = Supernet(
-            CellSpace(**space), **{name: hparams[name] for name in names}, image_channels=hparams["image_shape"][0]
-        )
+        network = make_supernet(Split(**split) if split else None, CellSpace(**space), **sizes)
     expected = {f"supernet.{name}": parameter.shape for name, parameter in network.named_parameters()}
-    if expected != {name: value.shape for name, value in state.items() if name.startswith("supernet.")}:
+    found = {name: value for name, value in state.items() if name.startswith("supernet.")}
+    if split:
+        del found["supernet._extra_state"]
+    if expected != {name: value.shape for name, value in found.items()}:
         raise SupernetError("its parameters are not those of the network that it describes")
 
 

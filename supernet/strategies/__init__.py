@@ -12,6 +12,8 @@ from supernet.strategies.gaea import GAEA
 from supernet.strategies.gdas import GDAS
 from supernet.strategies.idarts import IDARTS
 from supernet.strategies.joint import JointPolicy
+from supernet.strategies.lambda_darts import LambdaDARTS
+from supernet.strategies.pc_darts import PCDARTS
 from supernet.strategies.proxyless import ProxylessNAS
 from supernet.strategies.reinmax import ReinMax
 from supernet.strategies.sampling import RandomSearch
@@ -26,6 +28,7 @@ __all__ = [
     "GAEA",
     "GDAS",
     "IDARTS",
+    "PCDARTS",
     "SDARTS",
     "SETN",
     "SNAS",
@@ -38,6 +41,7 @@ __all__ = [
     "FairDARTS",
     "FairNAS",
     "JointPolicy",
+    "LambdaDARTS",
     "Loss",
     "Parameters",
     "ProxylessNAS",
