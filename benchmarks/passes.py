@@ -7,7 +7,7 @@ strategy asks for a reward.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -117,22 +117,24 @@ def fit(module: SearchModule, data: LightningDataModule, ledger: Ledger, epochs:
     ).fit(module, datamodule=data)
 
 
-def steps_within(budget: int, epochs: int, batch: int, spent: dict[int, int]) -> int:
+def steps_within(budget: int, epochs: int, batch: int, spent: Callable[[int, int], int]) -> int:
     """How many steps an epoch may have, so that all epochs together stay within a budget.
 
-    What a search spends is taken as a straight line in its steps: some each step, some each epoch.
+    What a search spends is taken as ``s + batch * (a + b * steps)``: the same whatever the batch, such as cells that
+    are scored between epochs; in batches each epoch; and in batches each step.
 
     Args:
         budget: image passes.
         epochs: number of epochs.
         batch: images in a batch.
-        spent: batches that went through the supernet in as many epochs, by the number of steps in each of them; two.
+        spent: image passes of a search with so many steps in each epoch, by batches of so many images.
     """
-    (low, less), (high, more) = sorted(spent.items())
-    each = (more - less) / (high - low)
-    once = less - each * low
-    steps = int((budget / batch - once) / each + 1e-9)
+    low, more_steps, more_images = spent(2, 2), spent(6, 2), spent(2, 4)
+    each = (more_steps - low) / 8
+    once = (more_images - low) / 2 - 2 * each
+    fixed = low - 2 * (once + 2 * each)
+    steps = int(((budget - fixed) / batch - once) / each + 1e-9)
     if steps < 1:
-        least = int((once + each) * batch)
+        least = int(fixed + batch * (once + each))
         raise ValueError(f"{epochs} epochs of one step take {least:,} image passes, more than {budget:,}")
     return steps

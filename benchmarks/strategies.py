@@ -20,120 +20,26 @@ import random
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning import seed_everything
 
 from benchmarks.measure import hardware, progress
 from benchmarks.passes import Ledger, fit, steps_within
+from benchmarks.searches import BUDGETS, Options, Run, Setting, methods, prepared
 from benchmarks.tabulated import Record, Table, baselines, scores_of, summary, text
-from supernet.cli.parser import STRATEGIES, Parser
+from supernet.cli.parser import Parser
 from supernet.data import SearchData
 from supernet.discrete import random_cells
 from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.space import CellSpace
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all searches have in common."""
-
-    data: str = "cifar10"
-    channels: int = 16
-    num_cells: int = 5
-    batch: int = 64
-    epochs: int | None = None
-    """None: as many as the configuration says."""
-    passes: int | None = None
-    """Image passes of a search; None: whole epochs."""
-    network_lr: float | None = None
-    arch_lr: float | None = None
-    """None: learning rates as the configuration says. Few steps want larger ones."""
-    score_images: int = 5_000
-    num_compared: int = 200
-    """Cells over which the rank correlation is taken."""
-    overrides: Mapping[str, Options] = field(default_factory=dict)
-    """Options of a model by the name of its configuration, where the network or the budget is too small for those."""
-
-
-SMALL: dict[str, Options] = {}
-
-BUDGETS = {
-    # 60 batches go into an epoch by 1, 2, 3, 4, 5 or 6 passes a step: all of these spend exactly the same.
-    "small": Setting("cifar10", 4, 1, 64, 5, 5 * 60 * 64, 0.1, 0.03, 500, 100, SMALL),
-    "reference": Setting(),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One search: all that it may know."""
-
-    method: str
-    model: Options
-    seed: int
-    epochs: int
-    steps: int | None
-    setting: Setting
-    root: str
-
-    def key(self) -> Options:
-        """What makes another run the same one, in plain values."""
-        asked = {name: value for name, value in asdict(self).items() if name != "root"}
-        plain: Options = json.loads(json.dumps(asked))
-        del plain["setting"]["overrides"]  # they are in the model already
-        return plain
-
-
-def methods() -> dict[str, Options]:
-    """Configurations of searches on CIFAR-10 by name, and every strategy without one as it is."""
-    read = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CONFIGS.glob("*.yaml"))}
-    found: dict[str, Options] = {
-        name: given for name, given in read.items() if given.get("data", {}).get("name") == "cifar10"
-    }
-    named = {given["model"]["search"]["class_path"].rpartition(".")[2] for given in found.values()}
-    for strategy in STRATEGIES:
-        if strategy not in named:
-            search = {"class_path": f"supernet.strategies.{strategy}"}
-            found[strategy] = {"model": {"search": search}, "trainer": {"max_epochs": 50}}
-    return found
-
-
-def prepared(name: str, given: Options, setting: Setting, root: str) -> Run:
-    """A run of a configuration under a setting; how many steps it takes remains to be seen.
-
-    Where it is shorter than published, so is its warm-up.
-    """
-    model, published = deepcopy(given["model"]), given["trainer"]["max_epochs"]
-    epochs = setting.epochs or published
-    model |= {"channels": setting.channels, "num_cells": setting.num_cells, "score_images": setting.score_images}
-    if setting.epochs is not None:
-        model["warm_up_epochs"] = round(model.get("warm_up_epochs", 0) * epochs / published)
-    rates = {"network_lr": setting.network_lr, "arch_lr": setting.arch_lr}
-    model |= {name: rate for name, rate in rates.items() if rate is not None}
-    return Run(name, merged(model, setting.overrides.get(name, {})), 0, epochs, None, setting, root)
-
-
-def merged(options: Options, others: Mapping[str, Any]) -> Options:
-    """Options with some of them replaced, at any depth."""
-    result = dict(options)
-    for name, value in others.items():
-        inner = result.get(name)
-        result[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return result
 
 
 def module_of(model: Options, data: SearchData) -> SearchModule:
@@ -146,16 +52,17 @@ def module_of(model: Options, data: SearchData) -> SearchModule:
 
 
 def with_steps(run: Run) -> Run:
-    """The run with the steps of an epoch that its budget allows, by what two small searches on tiny images spend."""
+    """The run with the steps of an epoch that its budget allows, by what small searches on tiny images spend."""
     if run.setting.passes is None:
         return run
-    spent = {}
-    for steps in (2, 6):
-        ledger, data = Ledger(None), SearchData(batch_size=2)
+
+    def spent(steps: int, batch: int) -> int:
+        ledger, data = Ledger(None), SearchData(batch_size=batch, eval_batch_size=100)
         seed_everything(0, verbose=False)
         fit(module_of(run.model | {"num_cells": 1}, data), data, ledger, run.epochs, steps)
-        spent[steps] = ledger.passes // 2
-    return replace(run, steps=steps_within(run.setting.passes, run.epochs, run.setting.batch, spent))
+        return ledger.passes
+
+    return replace(run, steps=steps_within(run.setting.passes, run.epochs, run.batch, spent))
 
 
 @cache
@@ -173,7 +80,7 @@ def search(run: Run) -> Record:
     """Do a run."""
     _quietly_alone()
     seed_everything(run.seed, verbose=False)
-    data = images(run.setting.data, run.root, run.setting.batch, min(run.setting.score_images, 500))
+    data = images(run.setting.data, run.root, run.batch, min(run.setting.score_images, 500))
     data.seed = run.seed
     module = module_of(run.model, data)
     ledger = Ledger(run.setting.passes, sample(run.setting), run.setting.score_images)
@@ -206,6 +113,10 @@ def kept(path: Path) -> Iterator[Record]:
             continue
 
 
+def _is_cut_off(path: Path) -> bool:
+    return bool(content := path.read_bytes()) and not content.endswith(b"\n")
+
+
 def search_all(runs: Sequence[Run], path: Path, jobs: int) -> list[Record]:
     """The records of all runs, in their order; those that the file lacks are run, and appended to it."""
     done = {json.dumps(record["run"], sort_keys=True): record for record in kept(path)}
@@ -214,7 +125,7 @@ def search_all(runs: Sequence[Run], path: Path, jobs: int) -> list[Record]:
     for number, record in enumerate(_searched(missing, jobs), start=1):
         done[json.dumps(record["run"], sort_keys=True)] = record
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write("\n" * _is_cut_off(path) + json.dumps(record) + "\n")
         progress(f"{number}/{len(missing)}: {record['method']}, seed {record['seed']}, {record['seconds']:.0f} s")
     return [done[key] for key in keys]
 
@@ -257,15 +168,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _report(records, Table.read(options.table), options, setting, arguments)
 
 
+def _sizes(setting: Setting) -> str:
+    if setting.passes is None:
+        return "network, batch and epochs as published"
+    return (
+        f"C={setting.channels}, N={setting.num_cells}, batch {setting.batch}, {setting.epochs} epochs of at most"
+        f" {setting.passes:,} image passes in all"
+    )
+
+
 def _report(
     records: list[Record], table: Table, options: argparse.Namespace, setting: Setting, arguments: Sequence[str] | None
 ) -> None:
     rows, base = summary(records, table), baselines(table, list(scores_of(records[0])))
     found = hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     conditions = (
-        f"{found['hardware']}; torch {found['torch']}; C={setting.channels}, N={setting.num_cells}, batch"
-        f" {setting.batch}; {options.seeds} seeds, mean ± standard deviation; tau over {setting.num_compared} cells by"
-        f" {setting.score_images:,} validation images."
+        f"{found['hardware']}; torch {found['torch']}; {_sizes(setting)}; {options.seeds}"
+        f" seeds, mean ± standard deviation; tau over {setting.num_compared} cells by {setting.score_images:,}"
+        " validation images."
     )
     written = f"{conditions}\n\n{text(rows, base)}"
     print(written)

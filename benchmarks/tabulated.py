@@ -9,6 +9,7 @@ import csv
 import gzip
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any, NamedTuple
@@ -61,9 +62,9 @@ class Table:
         return Place(accuracy, better + 1, self._sorted[-1] - accuracy)
 
     def tau(self, scores: Mapping[Genotype, float]) -> float:
-        """Kendall's rank correlation (tau-b) of scores with the accuracies of the same cells."""
+        """Kendall's rank correlation (tau-b) of scores with the accuracies of the same cells; 0 if all are equal."""
         found = kendalltau(list(scores.values()), [self.accuracies[cell] for cell in scores])
-        return float(found.statistic)
+        return 0.0 if isnan(found.statistic) else float(found.statistic)
 
 
 def summary(records: Sequence[Record], table: Table) -> list[Record]:
