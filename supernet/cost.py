@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from supernet.genotype import Genotype
+from supernet.genotype import ZERO, Genotype
 from supernet.network import check_image_size, check_skeleton
 from supernet.ops import CONVOLUTIONS, check_ops
 
@@ -62,6 +62,44 @@ def cost(
                 macs += num_cells * kernel * pixels
     classifier = 4 * channels * num_classes + num_classes
     return Cost(params + 2 * (4 * channels) + classifier, macs + classifier)
+
+
+def live(genotype: Genotype) -> Genotype:
+    """The cell with ``none`` on every edge that lies on no path from the input to the output.
+
+    What such an edge computes never counts, whatever its operation.
+
+    >>> str(live(Genotype.parse("|none~0|+|skip_connect~0|nor_conv_3x3~1|+|avg_pool_3x3~0|none~1|none~2|")))
+    '|none~0|+|none~0|none~1|+|avg_pool_3x3~0|none~1|none~2|'
+    """
+    edges = {edge: op for edge, op in genotype.edges.items() if op != ZERO}
+    # Edges are ordered by target, so a node is complete before any edge leaves it, and backwards after.
+    fed, used = {0}, {genotype.num_nodes - 1}
+    for target, source in edges:
+        if source in fed:
+            fed.add(target)
+    for target, source in reversed(edges):
+        if target in used:
+            used.add(source)
+    alive = {(target, source) for target, source in edges if source in fed and target in used}
+    return Genotype(tuple(op if edge in alive else ZERO for edge, op in genotype.edges.items()))
+
+
+def effective_params(genotype: Genotype, **network: Any) -> int:
+    """The number of parameters that the output depends on: those of `cost` without edges that lead nowhere.
+
+    Over all 15,625 cells its rank correlation with the accuracy is higher than that of the published number, without
+    any network or data: what a search knows about cells has to be measured against it.
+
+    Args:
+        genotype: the cell.
+        network: width, depth, classes and images, as in `cost`.
+
+    >>> cell = Genotype.parse("|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|")
+    >>> cost(cell).params, effective_params(cell)
+    (559386, 73306)
+    """
+    return cost(live(genotype), **network).params
 
 
 def operation_costs(ops: Sequence[str], **network: Any) -> list[Cost]:

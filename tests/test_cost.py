@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet import latency
-from supernet.cost import Cost, cost, operation_costs
+from supernet.cost import Cost, cost, effective_params, live, operation_costs
 from supernet.errors import SupernetError
 from supernet.genotype import NAS_BENCH_201_OPS, Genotype
 from supernet.latency import operation_latencies, read_table
@@ -92,6 +93,33 @@ def test_costs_agree_with_every_row_of_the_published_table() -> None:
     assert len(rows) == 15_625
     for row in rows:
         assert published_digits(cost(Genotype.parse(row["arch"]))) == (float(row["macs_m"]), float(row["params_m"]))
+
+
+def test_live_parameters_rank_cells_as_is_known() -> None:
+    if not TABLE.exists():
+        pytest.skip("the NAS-Bench-201 table is not beside the repository")
+    with gzip.open(TABLE, "rt", encoding="utf-8") as file:
+        found = {Genotype.parse(row["arch"]): float(row["cifar10_50k_test_200"]) for row in csv.DictReader(file)}
+    published, effective = [cost(cell).params for cell in found], [effective_params(cell) for cell in found]
+    assert sum(one != other for one, other in zip(published, effective, strict=True)) == 4_250
+    taus = [kendalltau(params, list(found.values())).statistic for params in (published, effective)]
+    assert [round(tau, 3) for tau in taus] == [0.578, 0.654]
+
+
+@given(num_nodes=st.integers(2, 6), seed=st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_live_edges_are_those_on_some_path(num_nodes: int, seed: int) -> None:
+    cell = CellSpace(num_nodes, ("none", "skip_connect")).sample(random.Random(seed))
+    present = [edge for edge, op in cell.edges.items() if op != "none"]
+    paths: list[list[tuple[int, int]]] = [[]]
+    alive: set[tuple[int, int]] = set()
+    while paths:
+        path = paths.pop()
+        node = path[-1][0] if path else 0
+        if node == num_nodes - 1:
+            alive.update(path)
+        paths += [[*path, edge] for edge in present if edge[1] == node]
+    assert [edge for edge, op in live(cell).edges.items() if op != "none"] == [e for e in present if e in alive]
 
 
 @given(
