@@ -39,13 +39,14 @@ class Setting:
     """Options of a model by the name of its configuration, where the network or the budget is too small for those."""
 
 
-EVOLUTION = {"population": 20, "generations": 5, "parents": 5, "num_mutations": 10, "num_crossovers": 10}
-"""A hundred cells, as many as the others compare."""
-FEW = {"search": {"init_args": EVOLUTION}, "recalibration_images": 128}
+EVOLUTION = {"population": 20, "generations": 5, "parents": 5}
+"""A hundred cells, as many as the others compare; all by the statistics of the batch at hand, as for the others."""
+FEW = {"search": {"init_args": EVOLUTION}, "recalibration_images": 0}
 SMALL: dict[str, Options] = {
     "alphanet": FEW,
     "darts_pt": {
-        "terms": [{"class_path": "supernet.terms.Perturbation", "init_args": {"start_epoch": 2, "tune_epochs": 1}}]
+        "terms": [{"class_path": "supernet.terms.Perturbation", "init_args": {"start_epoch": 2, "tune_epochs": 1}}],
+        "score_images": 100,  # thirty looks at the mixture come out of the budget
     },
     # As many rewards as passes of the network, as by the protocol; the controller is no row of logits.
     "enas": {
@@ -109,6 +110,7 @@ def prepared(name: str, given: Options, setting: Setting, root: str) -> Run:
     model, published = deepcopy(given["model"]), given["trainer"]["max_epochs"]
     epochs = setting.epochs or published
     model["score_images"] = setting.score_images
+    model["eigenvalue_every"] = 0  # it watches the search, and has no part in it
     if setting.epochs is not None:
         model["warm_up_epochs"] = round(model.get("warm_up_epochs", 0) * epochs / published)
     common = {option: getattr(setting, option) for option in ("channels", "num_cells", "network_lr", "arch_lr")}

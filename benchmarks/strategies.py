@@ -22,6 +22,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import cache
 from itertools import islice
@@ -47,7 +48,8 @@ def module_of(model: Options, data: SearchData) -> SearchModule:
     parser = Parser(allow_abbrev=False)
     parser.add_lightning_class_args(SearchModule, "model")
     shapes = {"num_classes": data.num_classes, "image_shape": list(data.image_shape), "cuda_graphs": False}
-    built: SearchModule = parser.instantiate(parser.parse_object({"model": model | shapes})).model
+    # A copy: the parser changes what it is given.
+    built: SearchModule = parser.instantiate(parser.parse_object({"model": deepcopy(model) | shapes})).model
     return built
 
 

@@ -138,7 +138,7 @@ def test_every_strategy_and_every_search_configuration_is_there() -> None:
     for name, given in found.items():
         run = prepared(name, given, BUDGETS["reference"], "")
         assert run.epochs == given["trainer"]["max_epochs"]
-        assert run.model == {**given["model"], "score_images": 5_000}
+        assert run.model == {**given["model"], "score_images": 5_000, "eigenvalue_every": 0}
         assert prepared(name, given, BUDGETS["small"], "").model["channels"] == 4
 
 

@@ -41,9 +41,10 @@ class JointPolicy(PolicySearch):
     are not connected have probability zero from the start: they compute a constant, so they have nothing to learn.
 
     Args:
-        estimator: "reinforce" climbs the accuracy of drawn cells: unbiased and noisy. "straight_through" descends
-            the loss of drawn cells with the gradient of the mean mixture in place of theirs: biased, but each
-            operation of each edge has a part in it.
+        estimator: "straight_through" descends the loss of drawn cells with the gradient of the mean mixture in place
+            of theirs: biased, but a cell that was never drawn learns from those that share operations with it.
+            "reinforce" climbs the accuracy of drawn cells: unbiased, and each cell learns from its own draws only,
+            which takes many times as many draws as there are cells.
         samples_per_step: cells drawn in each step of the architecture; if not given, 4 for "reinforce" and 1 for
             "straight_through", where the gradient of one needs all candidates.
         baseline_decay: for "reinforce", of the moving average of the rewards, for each reward; at least 0 and below 1.
@@ -56,7 +57,7 @@ class JointPolicy(PolicySearch):
 
     def __init__(
         self,
-        estimator: Literal["reinforce", "straight_through"] = "reinforce",
+        estimator: Literal["straight_through", "reinforce"] = "straight_through",
         samples_per_step: int | None = None,
         baseline_decay: float = 0.99,
         entropy_weight: float = 1e-4,
