@@ -260,6 +260,11 @@ def gradient(loss: Tensor, parameters: Parameters, *, create_graph: bool = False
     return dict(zip(parameters, own, strict=True))
 
 
+def line(first: float, last: float, epoch: int, num_epochs: int) -> float:
+    """The value in an epoch of a schedule that goes from the first to the last epoch by a line."""
+    return first + (last - first) * epoch / max(1, num_epochs - 1)
+
+
 def check_candidates(**number: int) -> None:
     """Raise `SupernetError` for a number of cells to compare that is below 1, or would take for ever."""
     for name, value in number.items():

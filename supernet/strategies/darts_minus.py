@@ -7,7 +7,7 @@ from torch import Tensor
 
 from supernet.errors import SupernetError
 from supernet.space import SKIP, CellSpace
-from supernet.strategies.base import FactorisedSearch
+from supernet.strategies.base import FactorisedSearch, line
 
 
 class DARTSMinus(FactorisedSearch):
@@ -43,7 +43,7 @@ class DARTSMinus(FactorisedSearch):
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Let the auxiliary skip fade."""
-        self.beta = 1 - epoch / max(1, num_epochs - 1)
+        self.beta = line(1.0, 0.0, epoch, num_epochs)
 
     def forward(self) -> Tensor:
         """Softmax of the logits, and the auxiliary skip; rows sum to ``1 + beta``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from supernet.drawing import gumbel
 from supernet.errors import SupernetError
-from supernet.strategies.base import FactorisedSearch
+from supernet.strategies.base import FactorisedSearch, line
 
 
 class GumbelSearch(FactorisedSearch):
@@ -31,8 +31,7 @@ class GumbelSearch(FactorisedSearch):
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Lower the temperature linearly from ``tau_max`` to ``tau_min``."""
-        progress = epoch / max(1, num_epochs - 1)
-        self.tau = self.tau_max - (self.tau_max - self.tau_min) * progress
+        self.tau = line(self.tau_max, self.tau_min, epoch, num_epochs)
 
     def concrete(self) -> Tensor:
         """A sample of the concrete distribution, ``softmax((log p + Gumbel noise) / tau)``, shape (E, O)."""

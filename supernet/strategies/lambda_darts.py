@@ -13,7 +13,7 @@ from torch import Tensor
 
 from supernet.errors import SupernetError
 from supernet.space import CellSpace
-from supernet.strategies.base import Batch, FactorisedSearch, Loss, gradient
+from supernet.strategies.base import Batch, FactorisedSearch, Loss, gradient, line
 
 RADIUS = 1e-4
 """How far the mixtures of all cells are moved for a difference, in all; as in the published code for CIFAR-10."""
@@ -50,7 +50,7 @@ class LambdaDARTS(FactorisedSearch):
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Move the weight of the alignment."""
-        self.now = self.weight * epoch / max(1, num_epochs - 1)
+        self.now = line(0.0, self.weight, epoch, num_epochs)
 
     def forward(self) -> Tensor:
         """Softmax of the logits; rows sum to one."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from supernet.errors import SupernetError
-from supernet.strategies.base import Batch, Loss, gradient
+from supernet.strategies.base import Batch, Loss, gradient, line
 from supernet.strategies.darts import DARTS
 
 
@@ -57,8 +57,7 @@ class SDARTS(DARTS):
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Let epsilon grow linearly from ``epsilon_min`` to ``epsilon_max``."""
-        progress = epoch / max(1, num_epochs - 1)
-        self.epsilon = self.epsilon_min + (self.epsilon_max - self.epsilon_min) * progress
+        self.epsilon = line(self.epsilon_min, self.epsilon_max, epoch, num_epochs)
 
     def paths(self, loss: Loss, train: Batch) -> Iterator[Tensor]:
         """The perturbed mixture; rows sum to one."""

@@ -78,8 +78,3 @@ def need_logits(term: SearchTerm, search: SearchStrategy) -> FactorisedSearch:
             f" {type(search).__name__} has none"
         )
     return search
-
-
-def line(first: float, last: float, epoch: int, num_epochs: int) -> float:
-    """The value in an epoch of a schedule that goes from the first to the last epoch by a line."""
-    return first + (last - first) * epoch / max(1, num_epochs - 1)

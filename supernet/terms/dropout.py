@@ -10,7 +10,8 @@ from torch import Tensor
 
 from supernet.errors import SupernetError
 from supernet.strategies import SearchStrategy
-from supernet.terms.base import SearchTerm, line
+from supernet.strategies.base import line
+from supernet.terms.base import SearchTerm
 
 
 class OperationDropout(SearchTerm):

@@ -13,7 +13,8 @@ from supernet.errors import SupernetError
 from supernet.latency import operation_latencies, read_table
 from supernet.ranks import average, rank
 from supernet.strategies import SearchStrategy
-from supernet.terms.base import SearchTerm, line, need_logits
+from supernet.strategies.base import line
+from supernet.terms.base import SearchTerm, need_logits
 
 
 class CostPenalty(SearchTerm):
