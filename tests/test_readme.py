@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from supernet.cli import derive, search
+from supernet.cli.parser import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,12 +53,38 @@ def test_the_strategy_of_your_own_runs_and_has_ten_lines(tmp_path: Path, monkeyp
 
 
 def test_the_space_of_the_yaml_block_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks("yaml")
+    (block,) = (text for text in blocks("yaml") if "num_nodes" in text)
     (tmp_path / "space.yaml").write_text(block, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     configs = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--config", "space.yaml"]
     assert search([*configs, *SMALL, "--trainer.limit_train_batches", "2"]) == 0
     assert "4<-3" in next(tmp_path.rglob("genotype.json")).read_text(encoding="utf-8")
+
+
+def test_the_line_against_collapse_is_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = (text for text in blocks("yaml") if "collapse" in text)
+    (tmp_path / "guard.yaml").write_text(block, encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        search(
+            [
+                "--config",
+                str(ROOT / "configs" / "darts.yaml"),
+                "--config",
+                str(tmp_path / "guard.yaml"),
+                "--print_config",
+            ]
+        )
+    assert stop.value.code == 0
+    assert "collapse: rewind" in capsys.readouterr().out
+
+
+def test_the_table_of_strategies_names_all_of_them_and_counts_their_lines() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\((supernet/strategies/\w+\.py)\).*?\| (\d+) \|", README, flags=re.MULTILINE)
+    assert {name for name, _, _ in rows} == {*STRATEGIES}
+    for name, path, lines in rows:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert f"class {name}(" in source
+        assert len(source.splitlines()) == int(lines), path
 
 
 def test_the_exported_program_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
