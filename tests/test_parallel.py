@@ -31,7 +31,17 @@ from supernet.ranks import rank, world_size
 from supernet.replay import Recorder
 from supernet.retrain import RetrainModule
 from supernet.space import CellSpace
-from supernet.strategies import DARTS, GDAS, IDARTS, SDARTS, RandomSearch, SearchStrategy
+from supernet.strategies import (
+    DARTS,
+    ENAS,
+    GDAS,
+    IDARTS,
+    SDARTS,
+    AlphaNet,
+    LambdaDARTS,
+    RandomSearch,
+    SearchStrategy,
+)
 from tests.test_bilevel import TwoPaths
 from tests.together import begin, end, said, together
 
@@ -46,11 +56,14 @@ SEARCHES: dict[str, Callable[[], SearchStrategy]] = {
     "second order": partial(DARTS, order="second"),
     "implicit": partial(IDARTS, num_terms=1),
     "adversarial": partial(SDARTS, "adversarial", steps=2),
+    "aligned": LambdaDARTS,
+    "policy": partial(ENAS, arch_steps_per_epoch=2, samples_per_step=3, num_samples=3, num_early_samples=3),
+    "distilled": partial(AlphaNet, population=3, generations=2),
     "GDAS": partial(GDAS, top_k=3),
     "random": partial(RandomSearch, num_samples=3),
     "two paths": TwoPaths,
 }
-DEAR = ("second order", "implicit", "adversarial")
+DEAR = ("second order", "implicit", "adversarial", "policy", "distilled")
 """What has one epoch only."""
 
 
