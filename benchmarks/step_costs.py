@@ -30,14 +30,14 @@ from supernet.terms import SearchTerm
 STEPS_PER_EPOCH = 195
 
 
-class Macs(TorchDispatchMode):
+class Macs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiply-accumulates of convolutions and matrix products by the formulas of PyTorch's counter.
 
     That counter itself follows the modules, and loses its way where a module is called without gradients.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

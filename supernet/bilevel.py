@@ -128,7 +128,8 @@ class SupernetLoss:
         arguments = images.to(self.dtype), mixture, support
         if parameters is None:
             return self.supernet(*arguments)  # type: ignore[no-any-return]
-        return torch.func.functional_call(self.supernet, dict(parameters), arguments)  # type: ignore[no-any-return]
+        with self.supernet.as_written():  # it may be differentiated twice
+            return torch.func.functional_call(self.supernet, dict(parameters), arguments)  # type: ignore[no-any-return]
 
     def _loss(self, images: Tensor, labels: Tensor, mixture: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
         logits = self._logits(images, mixture, *how)
@@ -167,7 +168,9 @@ class Bilevel:
     ) -> None:
         self.supernet, self.search, self.arch_optimizer, self.recorder = supernet, search, arch_optimizer, recorder
         self.terms = terms
-        self.descent = Descent(supernet, network_optimizer, recorder, grad_clip, search.network_loss)
+        self.descent = Descent(
+            supernet, network_optimizer, recorder, grad_clip, search.network_loss, search.differentiates_mixture
+        )
         self.loss = SupernetLoss(supernet, network_optimizer, recorder, terms)
         self.plain_loss = SupernetLoss(supernet, network_optimizer, recorder)
         if arch_optimizer is not None:
@@ -195,7 +198,7 @@ class Bilevel:
 
     def arch_phase(self, train: Batch, val: Iterable[Batch]) -> None:
         """The steps in a row that some architectures take after each epoch of the network."""
-        for batch in islice(val, self.search.arch_steps_per_epoch or 0):
+        for batch in islice(val, self.search.arch_steps_per_epoch or 0) if self.learns else ():
             for term in self.terms:
                 term.draw()
             self.arch_step(train, batch)

@@ -57,10 +57,11 @@ class CollapseGuard(Callback):
         if max_growth is not None and not 1 < max_growth < float("inf"):
             raise SupernetError(f"max_eigenvalue_growth must be above 1, got {max_growth}")
         self.every = eigenvalue_every or int(max_growth is not None)
-        if self.every and not isinstance(search, FactorisedSearch):
+        if self.every and not (isinstance(search, FactorisedSearch) and search.is_smooth):
             raise SupernetError(
-                "the eigenvalue is that of a strategy with logits for each edge, such as DARTS, and"
-                f" {type(search).__name__} has none; leave eigenvalue_every and max_eigenvalue_growth out"
+                "the eigenvalue is that of a strategy whose mixture is a smooth function of its logits, without draws,"
+                f" such as DARTS, and that of {type(search).__name__} is none; leave eigenvalue_every and"
+                " max_eigenvalue_growth out"
             )
         self.action, self.max_skips, self.max_growth = action, max_skips, max_growth
         self.eigenvalues: list[tuple[int, float]] = []

@@ -25,8 +25,14 @@ class Derivation(ABC):
     def __init__(self, exclude_none: bool = False) -> None:
         self.exclude_none = exclude_none
 
-    def check(self, search: SearchStrategy) -> None:  # noqa: B027  most ways go with any
-        """Raise `SupernetError` for a strategy that this way makes no sense for; called once, when it is bound."""
+    def bind(self, search: SearchStrategy) -> None:
+        """Get ready for a strategy; called once. It and this way exclude 'none' if either is told to.
+
+        Raises:
+            SupernetError: this way makes no sense for the strategy.
+        """
+        self.exclude_none = self.exclude_none or getattr(search, "exclude_none", False)
+        search.exclude_none = self.exclude_none  # terms ask it what will not be derived
 
     @abstractmethod
     def derive(self, search: SearchStrategy, score: Score) -> Genotype:
@@ -51,8 +57,9 @@ class TopK(Derivation):
         check_candidates(k=k)
         self.k = k
 
-    def check(self, search: SearchStrategy) -> None:
+    def bind(self, search: SearchStrategy) -> None:
         """Refuse a strategy to which all cells are equally likely."""
+        super().bind(search)
         if not any(True for _ in search.parameters()):
             raise SupernetError(
                 f"{type(self).__name__} takes what is most likely, and for {type(search).__name__} all cells are"

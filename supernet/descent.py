@@ -22,10 +22,11 @@ def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(dim=1) == labels).sum()
 
 
-PathLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+PathLoss = Callable[..., Tensor]
+"""``path_loss(logits, labels, first, mixture)``; see `supernet.strategies.SearchStrategy.network_loss`."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, first: Tensor | None, mixture: Tensor | None) -> Tensor:
     """The loss of a path that learns from the labels alone."""
     return F.cross_entropy(logits, labels)
 
@@ -38,8 +39,8 @@ class Descent:
         optimizer: steps over all parameters of the network.
         recorder: runs the step, as it is or by a recording.
         grad_clip: largest norm of the gradient; None leaves it as it is.
-        path_loss: ``path_loss(logits, labels, first)``, a scalar for each mixture of a step; ``first`` holds the
-            detached logits under the first of them, and is None for that one itself.
+        path_loss: the loss of one mixture.
+        differentiates_mixture: whether it takes gradients by the mixture.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Descent:
         recorder: Recorder,
         grad_clip: float | None = None,
         path_loss: PathLoss = cross_entropy,
+        differentiates_mixture: bool = False,
     ) -> None:
-        self.path_loss = path_loss
+        self.path_loss, self.differentiates_mixture = path_loss, differentiates_mixture
         self.network, self.optimizer, self.recorder, self.grad_clip = network, optimizer, recorder, grad_clip
         self.parameters, self.buffers = list(network.parameters()), list(network.buffers())
         apart: Callable[[], list[list[nn.Parameter]]] = getattr(network, "parameters_apart", lambda: [self.parameters])
@@ -79,11 +81,13 @@ class Descent:
         self.optimizer.zero_grad()
         kept = [buffer.clone() for buffer in self.buffers]
         total, right = torch.zeros((2,), dtype=self.tally.sums.dtype, device=labels.device).unbind()
-        paths = [()] if mixtures is None else [(mixture,) for mixture in mixtures]
+        paths: list[Tensor | None] = [None] if mixtures is None else [mixture.detach() for mixture in mixtures]
         first: Tensor | None = None
         for path in paths:
-            logits = self.network(images.to(self.parameters[0].dtype), *path)
-            loss = self.path_loss(logits, labels, first)
+            if path is not None and self.differentiates_mixture:
+                path.requires_grad_()
+            logits = self.network(images.to(self.parameters[0].dtype), *([] if path is None else [path]))
+            loss = self.path_loss(logits, labels, first, path)
             first = logits.detach() if first is None else first
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from supernet.bilevel import Bilevel
 from supernet.collapse import CollapseGuard, OnCollapse
+from supernet.combinations import check_together
 from supernet.cost import Cost, cost
 from supernet.derivation import Derivation
 from supernet.errors import SupernetError
@@ -61,6 +62,7 @@ class SearchModule(SearchValidation):
             strategies that draw single paths; nothing is recorded as a CUDA graph, since the host has to know the path.
         warm_up_epochs: epochs at the beginning in which the architecture takes no steps.
         derivation: how the cell is derived, such as supernet.derivation.TopK; in the strategy's own way if not given.
+            Its numbers count, and not those of the strategy; 'none' is excluded if either excludes it.
         collapse: what happens when the search collapses: log says so and goes on; stop ends it with the cell of the
             last healthy epoch; rewind puts the architecture back to that epoch, and trains the network on alone.
         max_skips: skip connections of a healthy derived cell, at most (Liang et al., 2019, DARTS+).
@@ -158,9 +160,10 @@ class SearchModule(SearchValidation):
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
             term.bind(search, (self.seed + number) % 2**63, {**self.skeleton, "image_shape": image_shape})
+        check_together(search, terms or (), split, partial_channels, collapse, compile)
         self.derivation = derivation
         if derivation is not None:
-            derivation.check(search)
+            derivation.bind(search)
         self.guard = CollapseGuard(search, collapse, max_skips, max_eigenvalue_growth, eigenvalue_every)
         self.halted = False
         self.genotype: Genotype | None = None
@@ -284,7 +287,7 @@ class SearchModule(SearchValidation):
         assert isinstance(schedule, CosineAnnealingLR)
         schedule.step()
         score, drawn = self.scorer(), self.search.generator.get_state()
-        for term in self.bilevel.terms:
+        for term in () if self.halted else self.bilevel.terms:  # the guard has put the candidates back, to stay
             term.end_epoch(self.search, score, self.current_epoch, self.trainer.max_epochs or 1)
         self.search.generator.set_state(drawn)
 
@@ -330,6 +333,8 @@ class SearchModule(SearchValidation):
         genotype, self.seed = record.get("genotype"), record.get("seed", self.seed)
         self.genotype = None if genotype is None else Genotype.parse(genotype)
         self._seen, self._metrics = checkpoint.get("running", {}), dict(record.get("metrics", {}))
+        if record.get("epoch", 0) < checkpoint.get("epoch", 0):  # a cell that was gone back to
+            self.of_genotype = {"epoch": record["epoch"], "metrics": self._metrics}
 
 
 def _is_object(value: Any) -> bool:

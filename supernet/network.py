@@ -7,7 +7,8 @@ Shapes: B images of shape (image_channels, H, W), C channels, E edges, O candida
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -209,6 +210,9 @@ class Supernet(Skeleton):
             the derived network nor can be inherited by it.
     """
 
+    is_compiled = False
+    may_compile = True
+
     def __init__(
         self,
         space: CellSpace | None = None,
@@ -262,12 +266,14 @@ class Supernet(Skeleton):
         # A compiled cell serves the training steps that run every candidate; for anything else, called past its
         # compilation, it would be compiled anew, for each cell that is scored.
         distinct = plans if mixture.dim() == 3 else plans[:1]
-        compiled = torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
+        plain = self.is_compiled and not (
+            self.may_compile and torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
+        )
         remaining = iter(plans)
         features = self.stem(images.contiguous(memory_format=self.layout))
         for block in self.blocks:
             if isinstance(block, MixedCell):
-                cell = block if compiled else block.forward
+                cell = block.forward if plain else block
                 features = cell(features, next(remaining))
             else:
                 features = block(features)
@@ -301,11 +307,21 @@ class Supernet(Skeleton):
         rows = zip(mixture, supports, widths, strict=True)
         return [widen(make_plan(space, row, like, its), width) for row, its, width in rows]  # type: ignore[arg-type]
 
+    @contextmanager
+    def as_written(self) -> Iterator[None]:
+        """Run no compiled cell inside the block: they can be differentiated once, and what is in it may be twice."""
+        self.may_compile = False
+        try:
+            yield
+        finally:
+            self.may_compile = True
+
     def compile_cells(self) -> None:
         """Let ``torch.compile`` fuse what lies between the convolutions of the cells; logits and parameters stay.
 
         It compiles in the first steps that run every candidate, for every width and either step: minutes on a CPU.
         """
+        self.is_compiled = True
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 32)  # a few for each width, of one and the same code
         for block in self.blocks:

@@ -5,7 +5,7 @@ Shapes: B images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import torch
@@ -55,12 +55,26 @@ def uncalibrated(
     statistics: dict[str, Tensor] = {}
     for path, images in zip(paths, cycle(batches), strict=False):
         network = _tracking(supernet, path)
-        network.load_state_dict(statistics, strict=False)
+        _take(network, statistics)
         network(images)
-        statistics |= dict(network.named_buffers())
+        statistics |= {_layer(name, path): value for name, value in network.named_buffers()}
     network = _tracking(supernet, genotype)
-    network.load_state_dict(statistics, strict=False)
+    _take(network, statistics)
     return network.eval()
+
+
+def _take(network: Network, statistics: Mapping[str, Tensor]) -> None:
+    """Load those statistics that are of layers of this network."""
+    names = {name: _layer(name, network.genotype) for name, _ in network.named_buffers()}
+    known = {name: statistics[layer] for name, layer in names.items() if layer in statistics}
+    network.load_state_dict(known, strict=False)
+
+
+def _layer(name: str, genotype: Genotype) -> str:
+    """A name for a buffer that tells the operations of an edge apart, which have the same place in a network."""
+    for (target, source), op in genotype.edges.items():
+        name = name.replace(f"edges.{target}<-{source}.", f"edges.{target}<-{source}.{op}.")
+    return name
 
 
 def _tracking(supernet: Supernet, genotype: Genotype) -> Network:

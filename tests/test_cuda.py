@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch.optim import SGD
 
+import supernet.strategies
 from supernet.bilevel import Bilevel
+from supernet.cli.parser import STRATEGIES as NAMES
 from supernet.data import RetrainData, SearchData
 from supernet.descent import Descent
 from supernet.genotype import Genotype
@@ -20,10 +23,13 @@ from supernet.module import SearchModule
 from supernet.network import Network, Supernet
 from supernet.replay import WARM_UP, recorder
 from supernet.retrain import RetrainModule
-from supernet.strategies import DARTS, GDAS, Batch, RandomSearch, SearchStrategy
+from supernet.strategies import DARTS, Batch, SearchStrategy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-STRATEGIES: list[Callable[[], SearchStrategy]] = [DARTS, GDAS, lambda: RandomSearch(num_samples=2)]
+FEW = {"SPOS": {"population": 3, "generations": 2}, "FairNAS": {"population": 3, "generations": 2}}
+FEW |= {"AlphaNet": FEW["SPOS"], "RandomSearch": {"num_samples": 2}, "SETN": {"num_samples": 2}}
+FEW |= {"ENAS": {"num_samples": 2, "num_early_samples": 2, "arch_steps_per_epoch": 2, "samples_per_step": 2}}
+STRATEGIES = [pytest.param(partial(getattr(supernet.strategies, name), **FEW.get(name, {})), id=name) for name in NAMES]
 
 
 def batch(seed: int) -> Batch:
@@ -36,9 +42,10 @@ def train(strategy: SearchStrategy, cuda_graphs: bool, precision: torch.dtype | 
     torch.manual_seed(0)
     network = Supernet(channels=8, num_cells=2).cuda()
     strategy.bind(network.space, 3)
+    strategy.depth = network.depth
     strategy.cuda()
-    learned = list(strategy.parameters())
-    adam = torch.optim.Adam(learned, 3e-3, (0.5, 0.999), fused=True) if learned else None
+    learns = any(True for _ in strategy.parameters())
+    adam = strategy.make_optimizer(3e-3, (0.5, 0.999), 0.0) if learns else None
     sgd = SGD(network.parameters(), 0.025, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
     bilevel = Bilevel(network, strategy, sgd, adam, recorder(torch.device("cuda"), cuda_graphs), grad_clip=5.0)
     for step in range(WARM_UP + 5):

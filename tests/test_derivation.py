@@ -95,13 +95,13 @@ def test_the_only_candidate_is_derived_in_every_way(way: Derivation) -> None:
 
 @pytest.mark.parametrize("way", [Argmax(), TopK(3)])
 def test_what_is_most_likely_is_not_asked_of_a_strategy_that_does_not_know(way: Derivation) -> None:
-    way.check(bound(DARTS()))
+    way.bind(bound(DARTS()))
     with pytest.raises(
         SupernetError, match=f"{type(way).__name__} takes what is most likely, and for RandomSearch all"
     ):
-        way.check(bound(RandomSearch()))
+        way.bind(bound(RandomSearch()))
     for other in (BestOf(), Evolution()):
-        other.check(bound(RandomSearch()))
+        other.bind(bound(RandomSearch()))
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,8 @@ class DeriveCommand(CommandLine):
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         module = build_search(path, checkpoint)
         if self.config.top_k is not None:
-            kept = getattr(module.derivation or module.search, "exclude_none", False)
-            module.derivation = TopK(self.config.top_k, kept)
-            module.derivation.check(module.search)
+            module.derivation = TopK(self.config.top_k)
+            module.derivation.bind(module.search)
         if self.config.exclude_none is not None:
             (module.derivation or module.search).exclude_none = self.config.exclude_none
         if "name" not in checkpoint["datamodule_hyper_parameters"]:

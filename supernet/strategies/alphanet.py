@@ -61,7 +61,7 @@ class AlphaNet(SPOS):
         for _ in range(self.num_random):
             yield self()
 
-    def network_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+    def network_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None, mixture: Tensor) -> Tensor:
         """The largest cell learns from the labels, the others from it."""
         if first is None:
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

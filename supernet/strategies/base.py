@@ -81,6 +81,9 @@ class SearchStrategy(Drawing, ABC):
 
     space: CellSpace
 
+    exclude_none: bool = False
+    """Whether cells with the operation 'none' are not derived."""
+
     candidates: Tensor
     """Which operations may still be chosen on which edge, shape (E, O), on the host; all of them at first."""
 
@@ -90,6 +93,12 @@ class SearchStrategy(Drawing, ABC):
     arch_steps_per_epoch: int | None = None
     """None: a step of the architecture before each step of the network. A number: that many in a row after the last
     network step of each epoch."""
+
+    differentiates_mixture = False
+    """Whether `network_loss` takes gradients by the mixture, and so differentiates twice."""
+
+    is_smooth = False
+    """Whether the mixture is a smooth function of logits alone, without draws: then its curvature means something."""
 
     def bind(self, space: CellSpace, seed: int) -> None:
         """Get ready for a space; called once, before the optimizers are made.
@@ -129,13 +138,14 @@ class SearchStrategy(Drawing, ABC):
         """
         yield self()
 
-    def network_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+    def network_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None, mixture: Tensor) -> Tensor:
         """The loss of one path in a step of the network, a scalar: the cross-entropy unless overridden.
 
         Args:
             logits: of the supernet under the path's mixture, shape (B, classes).
             labels: shape (B,).
             first: the logits of the step's first path, detached; None for the first path itself.
+            mixture: of the path; requires its gradient if the strategy says `differentiates_mixture`.
         """
         return F.cross_entropy(logits, labels)
 
@@ -205,6 +215,9 @@ class FactorisedSearch(SearchStrategy):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_softmax = True
+    """Whether the probabilities of the operations of an edge are the softmax of its logits."""
+
     def __init__(self, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__()
         check_candidates(top_k=top_k)
@@ -262,7 +275,8 @@ def gradient(loss: Tensor, parameters: Parameters, *, create_graph: bool = False
 
 def line(first: float, last: float, epoch: int, num_epochs: int) -> float:
     """The value in an epoch of a schedule that goes from the first to the last epoch by a line."""
-    return first + (last - first) * epoch / max(1, num_epochs - 1)
+    progress = epoch / max(1, num_epochs - 1)
+    return first * (1 - progress) + last * progress  # ends exactly where it should
 
 
 def check_candidates(**number: int) -> None:

@@ -28,6 +28,8 @@ class DARTS(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_smooth = True
+
     def __init__(
         self,
         order: Literal["first", "second", "second_by_differences"] = "first",

@@ -23,6 +23,8 @@ class DARTSMinus(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_smooth = True
+
     def __init__(self, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__(top_k, exclude_none)
         self.beta = 1.0

@@ -29,6 +29,8 @@ class DrNAS(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_softmax = False
+
     def __init__(self, kl_weight: float = 1e-3, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__(top_k, exclude_none)
         if not 0 <= kl_weight < float("inf"):

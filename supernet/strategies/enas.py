@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -188,3 +189,12 @@ class ENAS(PolicySearch):
 
     def _look(self) -> Drawn:
         return self.draw(1_000, self.generator.clone_state())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also the accuracies of the cells that were compared last."""
+        return {**super().get_extra_state(), "sampled": self.sampled}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore `get_extra_state`."""
+        super().set_extra_state(state)
+        self.sampled = {str(name): float(value) for name, value in state["sampled"].items()}

@@ -27,6 +27,9 @@ class FairDARTS(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_smooth = True
+    is_softmax = False
+
     def __init__(self, zero_one_weight: float = 10.0, top_k: int = 1, exclude_none: bool = False) -> None:
         super().__init__(top_k, exclude_none)
         if not 0 <= zero_one_weight < float("inf"):

@@ -83,7 +83,8 @@ class JointPolicy(PolicySearch):
             )
         super().bind(space, seed)
         self.logits = nn.Parameter(1e-3 * torch.randn(space.size, generator=self.generator))
-        self.register_buffer("connected", connected_cells(space), persistent=False)
+        self.on_host = connected_cells(space)  # asked without waiting for a device
+        self.register_buffer("connected", self.on_host.clone(), persistent=False)
 
     def log_probs(self) -> Tensor:
         """Log-probability of every cell, shape (S,); minus infinity if it is not connected, or has no candidate.
@@ -94,7 +95,7 @@ class JointPolicy(PolicySearch):
         is_open = self.connected
         if not bool(self.candidates.all()):
             within = cells_within(self.candidates)
-            if not bool((within & connected_cells(self.space)).any()):
+            if not bool((within & self.on_host).any()):
                 raise SupernetError("no cell of the candidates that are left is connected")
             is_open = is_open & within.to(is_open.device, non_blocking=True)
         return self.logits.masked_fill(~is_open, -torch.inf).log_softmax(dim=0)

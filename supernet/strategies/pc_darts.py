@@ -27,6 +27,8 @@ class PCDARTS(FactorisedSearch):
         exclude_none: derive only cells without the operation 'none'.
     """
 
+    is_smooth = True
+
     def bind(self, space: CellSpace, seed: int) -> None:
         """Create the logits of operations and of edges, each ``1e-3 * N(0, 1)``."""
         super().bind(space, seed)

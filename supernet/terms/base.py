@@ -24,6 +24,12 @@ class SearchTerm(Drawing):
 
     space: CellSpace
 
+    scores_mixtures = False
+    """Whether it looks at how well the supernet does under a mixture."""
+
+    edits_rows = False
+    """Whether it takes parts of a row out of a mixture, so that the rest does not add up to the same."""
+
     halts = False
     """Whether the architecture takes no steps in this epoch."""
 
@@ -71,10 +77,10 @@ class SearchTerm(Drawing):
 
 
 def need_logits(term: SearchTerm, search: SearchStrategy) -> FactorisedSearch:
-    """The strategy, if it has logits for each edge; else a `SupernetError`."""
-    if not isinstance(search, FactorisedSearch):
+    """The strategy, if it has logits for each edge of which it takes a softmax; else a `SupernetError`."""
+    if not isinstance(search, FactorisedSearch) or not search.is_softmax:
         raise SupernetError(
-            f"{type(term).__name__} needs a strategy with logits for each edge, such as DARTS or GDAS, and"
-            f" {type(search).__name__} has none"
+            f"{type(term).__name__} needs a strategy with logits for each edge and a softmax of them, such as DARTS or"
+            f" GDAS, and {type(search).__name__} has none"
         )
     return search

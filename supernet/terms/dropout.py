@@ -27,6 +27,8 @@ class OperationDropout(SearchTerm):
             (Chen et al., 2019, section 3.3).
     """
 
+    edits_rows = True
+
     def __init__(self, rate: float, final_rate: float = 0.0, ops: list[str] | None = None) -> None:
         super().__init__()
         for name, value in {"rate": rate, "final_rate": final_rate}.items():

@@ -45,8 +45,17 @@ class CostPenalty(SearchTerm):
         self.weight, self.of, self.table = weight, of, table
 
     def bind(self, search: SearchStrategy, seed: int, network: Mapping[str, Any] = {}) -> None:
-        """Look up what every operation costs in the network; a latency is not known yet."""
+        """Look up what every operation costs in the network; a latency is not known yet.
+
+        Raises:
+            SupernetError: nothing is learned that a penalty could change.
+        """
         super().bind(search, seed, network)
+        if not any(True for _ in search.parameters()):
+            raise SupernetError(
+                f"CostPenalty changes what an architecture learns, and {type(search).__name__} learns nothing: leave it"
+                " out"
+            )
         self.network = {name: value for name, value in network.items() if name != "num_classes"}
         if self.of == "latency":  # below zero: not known; a checkpoint keeps what was measured
             self.register_buffer("costs", torch.full((search.space.num_ops,), -1.0))

@@ -19,15 +19,18 @@ from supernet.terms.shrinking import avoided, open_after
 class Perturbation(SearchTerm):
     """Keeps the operation of each edge whose removal hurts the supernet most (Wang et al., 2021, DARTS-PT, alg. 1).
 
-    Edge by edge, in an order drawn once: the accuracy of the mixture without each candidate in turn, the other
-    coefficients as they are, on the same validation images; the candidate without which it is lowest is kept alone,
-    the likelier of equals. Before the next edge the network is tuned, and the architecture takes no steps any more.
-    An operation is not kept if no connected cell would be left.
+    Edge by edge, in an order drawn once: the accuracy of the mixture (where mixtures are drawn, of the probabilities)
+    without each candidate in turn, the other coefficients as they are, on the same validation images; the candidate
+    without which it is lowest is kept alone, the likelier of equals. Before the next edge the network is tuned, and the
+    architecture takes no steps any more. An operation is not kept if no connected cell would be left.
 
     Args:
         start_epoch: epochs before the first edge is decided; at least 1.
         tune_epochs: epochs of the network after each decision. 6 edges and 5 epochs take 30 in all.
     """
+
+    scores_mixtures = True
+    edits_rows = True
 
     def __init__(self, start_epoch: int = 50, tune_epochs: int = 5) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class Perturbation(SearchTerm):
         if rest or not 0 <= number < len(self.order):
             return
         edge = self.order[number]
-        mixture = search.probabilities()
+        mixture = search().detach() if search.is_smooth else search.probabilities()
         without: dict[int, float] = {}
         for column in torch.nonzero(search.candidates[edge])[:, 0].tolist():
             row = torch.zeros_like(search.candidates[edge])
@@ -67,7 +70,7 @@ class Perturbation(SearchTerm):
                 perturbed = mixture.clone()
                 perturbed[edge, column] = 0.0
                 without[column] = score(perturbed)
-        likely = mixture[edge].tolist()
+        likely = search.probabilities()[edge].tolist()
         kept = min(without, key=lambda column: (without[column], -likely[column]))
         search.candidates = search.candidates.clone()
         search.candidates[edge] = False

@@ -68,6 +68,15 @@ class Shrink(SearchTerm):
         """The mean number of candidates of an edge."""
         return {"candidates": self.open}
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also that number."""
+        return {**super().get_extra_state(), "open": self.open}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore `get_extra_state`."""
+        super().set_extra_state(state)
+        self.open = float(state["open"])
+
 
 def shrunk(space: CellSpace, candidates: Tensor, probabilities: Tensor, num_left: int, avoid: frozenset[str]) -> Tensor:
     """Candidates without the least likely of each edge until ``num_left`` are left there, shape (E, O).
