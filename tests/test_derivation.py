@@ -120,8 +120,8 @@ def test_wrong_numbers_are_refused(make: Any, sentence: str) -> None:
 TERMS = ["--model.terms+=BetaDecay", "--model.terms.weight=0.5", "--model.terms+=OperationDropout",
          "--model.terms.rate=0.3", "--model.terms+=CostPenalty", "--model.terms.weight=0.1", "--model.terms.of=latency",
          "--model.terms+=Shrink", "--model.terms.num_left=3"]  # fmt: skip
-ALL = [*SEARCH, "--model.search", "DARTS", *TERMS, "--model.collapse", "rewind", "--model.max_skips=6", "--model.derivation", "TopK",
-       "--model.derivation.k=2"]  # fmt: skip
+ALL = [*SEARCH, "--model.search", "DARTS", *TERMS, "--model.collapse", "rewind", "--model.max_skips=6",
+       "--model.derivation", "TopK", "--model.derivation.k=2"]  # fmt: skip
 
 
 def test_a_search_with_terms_is_resumed_bit_by_bit_and_derived_anew(tmp_path: Path) -> None:
