@@ -166,6 +166,23 @@ def test_a_number_of_candidates_below_one_is_refused(found: Found, here: Path, t
     assert "at least 1" in sentence(run(derive, found.checkpoint, "--no_retrain", "--top_k", top_k, *NETWORK))
 
 
+def test_deriving_anew_where_all_cells_are_equally_likely_says_what_to_leave_out(here: Path) -> None:
+    options = [
+        "--model.search",
+        "RandomSearch",
+        "--model.search.num_samples",
+        "1",
+        "--trainer.limit_train_batches",
+        "1",
+    ]
+    searched = run(search, *TINY, *options)
+    checkpoint = str(searched.path("retrain it"))
+    message = sentence(run(derive, checkpoint, "--no_retrain", "--top_k", "5", *NETWORK))
+    assert message.endswith("leave --top_k out\n")
+    assert "BestOf" not in message
+    assert run(derive, checkpoint, "--no_retrain", *NETWORK).status == 0
+
+
 def rename(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"]["x"] = checkpoint["state_dict"].pop("search.logits")
 
