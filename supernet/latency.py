@@ -18,7 +18,6 @@ from supernet.files import write_whole
 from supernet.genotype import NAS_BENCH_201_OPS, ZERO
 from supernet.network import Skeleton, check_image_size, check_skeleton
 from supernet.ops import check_ops, make_op
-from supernet.recipe import check_positive
 
 
 @torch.no_grad()
@@ -99,7 +98,8 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to measure")
     given = vars(parser.parse_args(args))
     out, given["image_shape"] = given.pop("out"), tuple(given["image_shape"])
-    check_positive(batch_size=given["batch_size"])
+    if given["batch_size"] < 1:
+        raise SupernetError(f"batch_size must be at least 1, got {given['batch_size']}")
     _check_device(given["device"])
     table = operation_latencies(**given)
     write_whole(out, (json.dumps(table, indent=2) + "\n").encode())

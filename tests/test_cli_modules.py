@@ -20,7 +20,7 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ("--batch_size -3", "batch_size must be above 0, got -3"),
+        ("--batch_size -3", "batch_size must be at least 1, got -3"),
         ("--device foo", "nothing can be measured on device 'foo'"),
         ("--device meta", "nothing can be measured on device 'meta'"),
         pytest.param("--device cuda", "nothing can be measured on device 'cuda'", marks=WITHOUT_GPU),

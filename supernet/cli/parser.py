@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
-from jsonargparse import Namespace, _typehints
+from jsonargparse import _typehints
 from pytorch_lightning.cli import LightningArgumentParser
 
 import supernet.derivation
@@ -123,7 +123,7 @@ def _own_defaults() -> Iterator[None]:
 
 def _discard(_: object, before: Any, now: Any) -> None:
     if before and "init_args" in before and before["class_path"] != now["class_path"]:
-        before["init_args"] = Namespace()
+        before["init_args"] = type(before)()
 
 
 def _unknown_option(name: str, options: list[str]) -> str:
