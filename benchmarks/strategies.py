@@ -38,6 +38,7 @@ from benchmarks.tabulated import Record, Table, baselines, scores_of, summary, t
 from supernet.cli.parser import Parser
 from supernet.data import SearchData
 from supernet.discrete import random_cells
+from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.space import CellSpace
@@ -156,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("strategies"), help="folder for runs, figures and tables")
     parser.add_argument("--jobs", type=int, default=1, help="searches at the same time")
     options = parser.parse_args(arguments)
+    for name in ("passes", "seeds", "jobs"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}")
     if options.table and not options.table.is_file():
         parser.error(f"there is no table {options.table}")
     setting = BUDGETS[options.budget]
@@ -163,9 +167,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = replace(setting, passes=options.passes)
     _quietly_alone()
     options.out.mkdir(parents=True, exist_ok=True)
-    planned = [with_steps(prepared(name, known[name], setting, options.data_root)) for name in options.strategies]
+    planned = []
+    for run in (prepared(name, known[name], setting, options.data_root) for name in options.strategies):
+        try:
+            planned.append(with_steps(run))
+        except ValueError as error:
+            parser.error(f"{run.method}: {error}")
     runs = [replace(run, seed=seed) for seed in range(options.seeds) for run in planned]
-    records = search_all(runs, options.out / "runs.jsonl", options.jobs)
+    try:
+        records = search_all(runs, options.out / "runs.jsonl", options.jobs)
+    except SupernetError:
+        if setting.data != "cifar10" or Path(options.data_root, "cifar-10-batches-py").is_dir():
+            raise
+        parser.error(f"there is no folder cifar-10-batches-py under {options.data_root}; pass --data-root")
     if options.table:
         _report(records, Table.read(options.table), options, setting, arguments)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from supernet.errors import SupernetError
+from supernet.errors import SupernetError, one_line
 from supernet.files import write_whole
 from supernet.genotype import NAS_BENCH_201_OPS, ZERO
 from supernet.network import Skeleton, check_image_size, check_skeleton
@@ -98,6 +98,9 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to measure")
     given = vars(parser.parse_args(args))
     out, given["image_shape"] = given.pop("out"), tuple(given["image_shape"])
+    if given["batch_size"] < 1:
+        raise SupernetError(f"batch_size must be at least 1, got {given['batch_size']}")
+    _check_device(given["device"])
     table = operation_latencies(**given)
     write_whole(out, (json.dumps(table, indent=2) + "\n").encode())
     for op, ms in table.items():
@@ -105,8 +108,17 @@ def main(args: Sequence[str]) -> None:
     print(f"written to {out}")
 
 
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:  # of the last two are devices that torch lacks
+        reason = str(error).strip().partition("\n")[0]
+        raise SupernetError(f"nothing can be measured on device {name!r} ({reason}); pass --device cpu") from None
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except SupernetError as error:
-        sys.exit(f"error: {error}")
+    except (SupernetError, OSError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)

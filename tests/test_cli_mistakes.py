@@ -114,6 +114,48 @@ def test_a_misspelt_group_in_a_file_is_not_taken_for_an_option_of_the_strategy(h
     assert "unknown option --modle" in message
 
 
+OF_CLASSES = [
+    ("--model.terms+=CostPenalty --model.terms.weight=-1", "weight must be 0 or more, got -1.0"),
+    ("--model.derivation TopK --model.derivation.k 0", "k must be at least 1, got 0"),
+    ("--model.derivation TopK --model.derivation.k x", "--model.derivation.k: Expected a <class 'int'>. Got value: x"),
+    ("--model.split 1", "--model.split takes no value but options (--model.split.epoch, --model.split.edge), got 1"),
+    ("--model.split.edge 1", "Split needs an epoch: pass --model.split.epoch=..."),
+    ("--model.terms+=CostPenalty", "CostPenalty needs a weight: pass --model.terms.weight=..."),
+    (
+        "--model.search DARTS --model.search.tau_max 3",
+        "DARTS has no option tau_max; its options are order, top_k, exclude_none",
+    ),
+    (
+        "--model.search DARTS --model.search.topk 3",
+        "DARTS has no option topk; did you mean 'top_k'? its options are order, top_k, exclude_none",
+    ),
+    ("--model.split.egde 1", "Split has no option egde; did you mean 'edge'? its options are epoch, edge"),
+]
+
+
+@pytest.mark.parametrize(("args", "expected"), OF_CLASSES)
+def test_a_mistake_in_an_option_of_a_class_is_told_in_its_own_words(here: Path, args: str, expected: str) -> None:
+    assert sentence(run(search, *TINY, *args.split())) == f"error: {expected}\n"
+
+
+IN_FILES = [
+    ("split: {epoc: 2}", "Split has no option epoc; did you mean 'epoch'?"),
+    ("terms: [{class_path: CostPenalty, init_args: {wieght: 2}}]", "CostPenalty has no option wieght"),
+    ("terms: [{class_path: CostPenalty, init_args: {weight: -1}}]", "error: weight must be 0 or more, got -1.0\n"),
+    ("derivation: {class_path: TopK, init_args: {kk: 2}}", "TopK has no option kk; did you mean 'k'?"),
+    ("derivation: {class_path: TopK, init_args: {k: 0}}", "error: k must be at least 1, got 0\n"),
+    ("search: {class_path: DARTS, init_args: {tau_max: 2}}", "DARTS has no option tau_max"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), IN_FILES)
+def test_a_mistake_in_a_file_is_told_of_the_class_that_it_is_in(here: Path, text: str, expected: str) -> None:
+    Path("own.yaml").write_text(f"model: {{{text}}}")
+    message = sentence(run(search, *TINY, "--config", "own.yaml"))
+    assert expected in message
+    assert "--model.search" not in message
+
+
 @pytest.mark.parametrize("args", ["--top_k 3", "--exclude_none true", "--model.genotype 7"])
 def test_options_that_would_be_ignored_are_refused(here: Path, args: str) -> None:
     sentence(run(derive, "--genotype", "5", "--no_retrain", *NETWORK, *args.split()))
@@ -122,6 +164,23 @@ def test_options_that_would_be_ignored_are_refused(here: Path, args: str) -> Non
 @pytest.mark.parametrize("top_k", ["0", "-1"])
 def test_a_number_of_candidates_below_one_is_refused(found: Found, here: Path, top_k: str) -> None:
     assert "at least 1" in sentence(run(derive, found.checkpoint, "--no_retrain", "--top_k", top_k, *NETWORK))
+
+
+def test_deriving_anew_where_all_cells_are_equally_likely_says_what_to_leave_out(here: Path) -> None:
+    options = [
+        "--model.search",
+        "RandomSearch",
+        "--model.search.num_samples",
+        "1",
+        "--trainer.limit_train_batches",
+        "1",
+    ]
+    searched = run(search, *TINY, *options)
+    checkpoint = str(searched.path("retrain it"))
+    message = sentence(run(derive, checkpoint, "--no_retrain", "--top_k", "5", *NETWORK))
+    assert message.endswith("leave --top_k out\n")
+    assert "BestOf" not in message
+    assert run(derive, checkpoint, "--no_retrain", *NETWORK).status == 0
 
 
 def rename(checkpoint: dict[str, Any]) -> None:

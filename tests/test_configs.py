@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from supernet.cli import derive
+from supernet.cli import derive, search
 from supernet.cli.parser import Parser
 from supernet.data import RetrainData, SearchData
 from supernet.module import SearchModule
@@ -43,6 +47,64 @@ def test_a_search_config_builds_its_strategy_and_says_only_what_differs(name: st
         for option, value in given.get(group, {}).items():
             said = value != defaults[group].get(option) or option in ("search", "name")
             assert said, f"{name} repeats the default of {group}.{option}"
+
+
+def printed(*args: str) -> dict[str, Any]:
+    """What the search command makes of its options for the model."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        search([*args, "--print_config"], ROOT / "configs" / "quickstart.yaml")
+    model = yaml.safe_load(out.getvalue())["model"]
+    assert isinstance(model, dict)
+    return model
+
+
+def by_signature(spec: dict[str, Any]) -> dict[str, Any]:
+    """The options of a class: those given, and its own defaults."""
+    module, _, name = spec["class_path"].rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    return {"class_path": spec["class_path"], "init_args": defaults | spec.get("init_args", {})}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_search_command_adds_the_defaults_of_the_class_and_of_no_other(name: str) -> None:
+    given, model = settings(name)["model"], printed("--config", str(ROOT / "configs" / name))
+    assert model["search"] == by_signature(given["search"])
+    if given.get("derivation"):
+        assert model["derivation"] == by_signature(given["derivation"])
+    assert (model["terms"] or []) == [by_signature(term) for term in given.get("terms") or []]
+
+
+@pytest.mark.parametrize(
+    ("args", "group", "expected"),
+    [
+        ("--model.search SNAS", "search", {"tau_max": 1.0, "tau_min": 0.03, "top_k": 1, "exclude_none": False}),
+        ("--model.search SNAS --model.search.tau_max 3", "search", {"tau_max": 3.0, "tau_min": 0.03, "top_k": 1}),
+        ("--model.search.tau_max 3", "search", {"tau_max": 3.0, "tau_min": 0.1, "top_k": 10}),
+        ("--model.search GDAS --model.search.tau_max 3", "search", {"tau_max": 3.0, "top_k": 10}),
+        ("--model.search SNAS --model.search GDAS", "search", {"tau_max": 10.0, "tau_min": 0.1, "top_k": 1}),
+        (
+            "--model.derivation TopK --model.derivation.exclude_none true --model.derivation BestOf",
+            "derivation",
+            {"n": 100, "exclude_none": False},
+        ),
+    ],
+)
+def test_a_class_named_in_anothers_place_starts_from_its_own_defaults(
+    args: str, group: str, expected: dict[str, Any]
+) -> None:
+    assert printed(*args.split())[group]["init_args"].items() >= expected.items()
+
+
+def test_terms_in_the_place_of_others_start_from_their_own_defaults(tmp_path: Path) -> None:
+    files = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    files[0].write_text("model: {terms: [{class_path: CostPenalty, init_args: {weight: 7}}]}")
+    files[1].write_text("model: {terms: [{class_path: BetaDecay}]}")
+    terms = printed("--config", str(files[0]), "--config", str(files[1]))["terms"]
+    assert [term["init_args"] for term in terms] == [{"weight": 50.0}]
+    both = printed("--config", str(files[0]), "--model.terms+=BetaDecay")["terms"]
+    assert [term["init_args"]["weight"] for term in both] == [7.0, 50.0]
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("gdas.yaml", 250), ("darts.yaml", 50), ("random.yaml", 250)])

@@ -194,7 +194,7 @@ def test_terms_from_yaml_are_those_of_the_command_line(
         (["--model.terms", "Shrink"], "terms are a list: pass --model.terms+=Shrink"),
         (
             ["--model.terms+=Shrink", "--model.terms.num_lft=2"],
-            "--model.terms.num_lft; did you mean '--model.terms.num_",
+            "Shrink has no option num_lft; did you mean 'num_left'?",
         ),
         (["--model.terms+=supernet.strategies.DARTS"], "cannot be used: it is no SearchTerm"),
         (["--model.terms+=mine.Own"], "--model.terms mine.Own cannot be used: No module named 'mine'"),

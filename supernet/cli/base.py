@@ -83,6 +83,11 @@ class CommandLine(LightningCLI):
         except (SupernetError, MisconfigurationException):
             raise
         except (ValueError, TypeError, OSError, RuntimeError, AttributeError) as error:
+            cause: BaseException | None = error
+            while cause is not None:  # the parser wraps up what a class says of its options
+                if isinstance(cause, SupernetError):
+                    raise cause from None
+                cause = cause.__cause__
             # What PyTorch and Lightning say of a value they cannot use; nothing has run yet.
             raise SupernetError(f"this configuration cannot be used: {' '.join(str(error).split())}") from error
 
