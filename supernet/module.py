@@ -165,7 +165,6 @@ class SearchModule(SearchValidation):
         if derivation is not None:
             derivation.bind(search)
         self.guard = CollapseGuard(search, collapse, max_skips, max_eigenvalue_growth, eigenvalue_every)
-        self.halted = False
         self.genotype: Genotype | None = None
         self._metrics: dict[str, float] = {}
         self.running: dict[str, Running] = {}
@@ -208,6 +207,12 @@ class SearchModule(SearchValidation):
             raise SupernetError(
                 f"the supernet is split in epoch {self.split.epoch}, which a search of {self.trainer.max_epochs} epochs"
                 " does not reach; epochs count from 0"
+            )
+        warm_up, epochs = self.hparams["warm_up_epochs"], self.trainer.max_epochs or 0
+        if warm_up >= epochs > 0 and any(True for _ in self.search.parameters()):
+            raise SupernetError(
+                f"the architecture takes no step in {warm_up} epochs of warm-up, and the search has {epochs}: nothing"
+                " would be learned; lower --model.warm_up_epochs"
             )
         if self.hparams["recalibration_images"]:
             self._calibration_loader()
@@ -296,7 +301,10 @@ class SearchModule(SearchValidation):
         return cost(genotype, **self.skeleton, image_shape=self.image_shape)
 
     def record(self) -> dict[str, Any]:
-        """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions."""
+        """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions.
+
+        The epoch is that in which it was derived; the metrics are those of the last validation of this cell.
+        """
         return {
             "strategy": type(self.search).__name__,
             "seed": self.seed,
