@@ -21,6 +21,7 @@ from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.matching import choose
 from supernet.network import check_image_size
+from supernet.ranks import rank
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -160,7 +161,7 @@ class SearchModule(SearchValidation):
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
             term.bind(search, (self.seed + number) % 2**63, {**self.skeleton, "image_shape": image_shape})
-        check_together(search, terms or (), split, partial_channels, collapse, compile)
+        check_together(search, terms or (), split, partial_channels, collapse, compile, image_shape)
         self.derivation = derivation
         if derivation is not None:
             derivation.bind(search)
@@ -257,7 +258,10 @@ class SearchModule(SearchValidation):
             return
         if self.current_epoch >= split.epoch:
             images, labels = next(self._arch_batches())
-            network.split(choose(split, network, images.to(self.dtype), labels, self.seed), self.trainer.optimizers[0])
+            found = choose(split, network, images.to(self.dtype), labels, self.seed)
+            network.split(found, self.trainer.optimizers[0])
+            if rank() == 0:
+                print(f"the supernet is split {found.told(network.space)}", flush=True)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
@@ -305,6 +309,7 @@ class SearchModule(SearchValidation):
 
         The epoch is that in which it was derived; the metrics are those of the last validation of this cell.
         """
+        partition = getattr(self.supernet, "partition", None)
         return {
             "strategy": type(self.search).__name__,
             "seed": self.seed,
@@ -319,6 +324,7 @@ class SearchModule(SearchValidation):
                 if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
             },
             "versions": versions(self.device),
+            **({} if partition is None else {"split": partition.record(self.supernet.space)}),
             **self.of_genotype,
         }
 

@@ -168,7 +168,7 @@ def test_no_cell_is_derived_after_a_rewind(tmp_path: Path) -> None:
 def test_what_learns_nothing_is_not_guarded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed_everything(1)
     for action in ("stop", "rewind"):
-        with pytest.raises(SupernetError, match="RandomSearch learns nothing: leave --model.collapse out"):
+        with pytest.raises(SupernetError, match=r"RandomSearch learns nothing: leave --model\.collapse out"):
             SearchModule(RandomSearch(), 2, 1, collapse=action)  # type: ignore[arg-type]
     module = SearchModule(RandomSearch(num_samples=1), 2, 1, image_shape=(1, 8, 8), max_skips=0)
     module.guard.is_well, module.guard._derived_in = True, 0
