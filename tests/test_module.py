@@ -537,5 +537,8 @@ def test_a_checkpoint_never_holds_a_parameter_that_is_not_finite(tmp_path: Path)
 
 
 def test_a_search_that_would_end_in_its_warm_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SupernetError, match=r"no step in 2 epochs of warm-up, and the search has 2: .* warm_up_epochs"):
-        fit(tmp_path, DARTS(), max_epochs=2, warm_up_epochs=2)
+    module, data = make(DARTS(), warm_up_epochs=2)
+    with pytest.raises(
+        SupernetError, match=r"no step in 2 epochs of warm-up, and the search has 2: .*\.warm_up_epochs"
+    ):
+        make_trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
