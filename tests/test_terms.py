@@ -62,7 +62,7 @@ def shares(of: str = "macs") -> Tensor:
 def test_the_cost_is_the_share_of_the_network_of_the_search() -> None:
     # For a one-hot mixture it is what the network of the cell costs above the empty one, over what the dearest costs.
     for of in ("params", "macs"):
-        term = bound(CostPenalty(0.3, of), RandomSearch())
+        term = bound(CostPenalty(0.3, of), DARTS())
         empty, dearest, some = (
             getattr(cost(genotype, **NETWORK), of)  # type: ignore[arg-type]
             for genotype in (Genotype(("none",) * 6), Genotype(("nor_conv_3x3",) * 6), Genotype.from_index(1462))
@@ -169,7 +169,7 @@ def test_the_cost_changes_nothing_in_the_inner_step_of_second_order() -> None:
 
 
 def test_the_cost_comes_off_the_reward() -> None:
-    plain, less = (make(RandomSearch(), *terms).loss for terms in ((), (CostPenalty(0.25),)))
+    plain, less = (make(DARTS(), *terms).loss for terms in ((), (CostPenalty(0.25),)))
     mixture = torch.nn.functional.one_hot(torch.tensor([3, 2, 1, 0, 4, 3]), 5).float()
     difference = plain.reward(mixture, batch(0)) - less.reward(mixture, batch(0))
     assert float(difference) == pytest.approx(0.25 * float((mixture * shares()).sum()))
