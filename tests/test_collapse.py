@@ -169,7 +169,7 @@ def test_what_learns_nothing_is_not_guarded(tmp_path: Path, capsys: pytest.Captu
     seed_everything(1)
     for action in ("stop", "rewind"):
         with pytest.raises(SupernetError, match=r"RandomSearch learns nothing: leave --model\.collapse out"):
-            SearchModule(RandomSearch(), 2, 1, collapse=action)  # type: ignore[arg-type]
+            SearchModule(RandomSearch(), 2, 1, collapse=action)
     module = SearchModule(RandomSearch(num_samples=1), 2, 1, image_shape=(1, 8, 8), max_skips=0)
     module.guard.is_well, module.guard._derived_in = True, 0
     module.genotype = Genotype(("skip_connect",) * 6)
