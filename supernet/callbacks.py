@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
 from supernet.ranks import world_size
@@ -35,13 +34,13 @@ class GenotypeExport(Callback):
 
     def __init__(self) -> None:
         self._derived_in: int | None = None
-        self._written: Genotype | None = None
+        self._has_written = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the cell of this epoch."""
         assert isinstance(pl_module, SearchModule)
         if pl_module.genotype is not None and not trainer.sanity_checking:
-            self._derived_in, self._written = trainer.current_epoch, pl_module.genotype
+            self._derived_in, self._has_written = trainer.current_epoch, True
             record = {"cost": pl_module.cost(pl_module.genotype)._asdict(), **pl_module.record()}
             if trainer.is_global_zero:  # all ranks derive and look at the metrics; one writes
                 pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
@@ -59,7 +58,7 @@ class GenotypeExport(Callback):
         if pl_module.genotype is None:
             pl_module.derive()
             self.on_validation_end(trainer, pl_module)
-        elif self._written not in (None, pl_module.genotype):
+        elif self._has_written and pl_module.went_back:
             self.on_validation_end(trainer, pl_module)
 
 
@@ -78,6 +77,7 @@ class SearchPictures(Callback):
         self.max_heat_maps, self.max_cells, self.max_columns = max_heat_maps, max_cells, max_columns
         self.epochs: list[int] = []
         self.history: list[NDArray[np.float32]] = []
+        self._has_shown = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the configuration as text."""
@@ -106,9 +106,17 @@ class SearchPictures(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probabilities, entropy, the strategy's own values, the derived cell and its cost."""
         assert isinstance(pl_module, SearchModule)
-        logger = trainer.logger
-        if trainer.sanity_checking or pl_module.genotype is None or not isinstance(logger, TensorBoardLogger):
+        if trainer.sanity_checking or pl_module.genotype is None or not isinstance(trainer.logger, TensorBoardLogger):
             return
+        again = self.epochs[-1:] == [trainer.current_epoch]  # a validation that was cut short
+        if is_shown(trainer, self.max_columns) and not again:
+            self.epochs.append(trainer.current_epoch)
+            self.history.append(pl_module.search.probabilities().float().cpu().numpy())
+        self._has_shown = True
+        self._show(trainer, pl_module, trainer.logger)
+
+    def _show(self, trainer: Trainer, pl_module: SearchModule, logger: TensorBoardLogger) -> None:
+        assert pl_module.genotype is not None
         step = trainer.fit_loop.total_batch_idx
         probabilities = pl_module.search.probabilities().float().cpu()
         rows = probabilities / probabilities.sum(dim=1, keepdim=True).clamp_min(1e-12)
@@ -128,10 +136,6 @@ class SearchPictures(Callback):
             for op, value in zip(space.ops, row, strict=True):
                 scalars[f"edge_{source}_to_{target}/{op}"] = value
         logger.log_metrics(scalars, step=step)
-        again = self.epochs[-1:] == [trainer.current_epoch]  # a validation that was cut short
-        if is_shown(trainer, self.max_columns) and not again:
-            self.epochs.append(trainer.current_epoch)
-            self.history.append(probabilities.numpy())
         if not trainer.is_global_zero:  # a drawing takes its time
             return
         if is_shown(trainer, self.max_cells):
@@ -145,11 +149,15 @@ class SearchPictures(Callback):
             self.on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill the table of hyperparameters with the last accuracies."""
-        metrics = trainer.callback_metrics.items()
+        """Fill the table of hyperparameters with the accuracies of the cell; show a cell that was gone back to."""
+        assert isinstance(pl_module, SearchModule)
+        if not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        if self._has_shown and pl_module.went_back:
+            self._show(trainer, pl_module, trainer.logger)
         # Under names of their own: the table writes at step 0, which would bend the curves back.
-        final = {name.replace("val/", "final/"): value for name, value in metrics if name.startswith("val/")}
-        if isinstance(trainer.logger, TensorBoardLogger) and final:
+        metrics = pl_module.record()["metrics"]
+        if final := {name.replace("val/", "final/"): value for name, value in metrics.items()}:
             trainer.logger.log_hyperparams(hyperparameters(trainer, pl_module), final)
 
     def state_dict(self) -> dict[str, Any]:

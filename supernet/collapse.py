@@ -31,12 +31,12 @@ class CollapseGuard(Callback):
 
     A search is unhealthy while its derived cell has more skip connections than ``max_skips`` (Liang et al., 2019,
     DARTS+), or if the eigenvalue has grown by more than ``max_growth`` (Zela et al., 2020, R-DARTS, early stopping).
-    Only epochs with a validation count. What was never healthy has not collapsed.
+    Only epochs with a validation count. What was never healthy has not collapsed, nor has what learns nothing.
 
     Args:
         search: the strategy, bound.
         action: log says so; stop ends the search with the cell and the architecture of the last healthy epoch; rewind
-            puts both back and lets the architecture take no more steps, while the network trains on.
+            puts both back and lets the architecture take no more steps, while the network trains on under it.
         max_skips: skip connections of a healthy cell, at most.
         max_growth: the mean eigenvalue now over that of 5 epochs ago, at most; the epoch to go back to is then that of
             5 epochs ago. None: it is not watched.
@@ -51,11 +51,22 @@ class CollapseGuard(Callback):
         max_growth: float | None = None,
         eigenvalue_every: int = 0,
     ) -> None:
-        for name, value, least in (("max_skips", max_skips, 0), ("eigenvalue_every", eigenvalue_every, 0)):
-            if value < least:
-                raise SupernetError(f"{name} must be at least {least}, got {value}")
+        for name, value in (("max_skips", max_skips), ("eigenvalue_every", eigenvalue_every)):
+            if value < 0:
+                raise SupernetError(f"{name} must be at least 0, got {value}")
+        self.learns = any(True for _ in search.parameters())
+        if action != "log" and not self.learns:
+            raise SupernetError(
+                f"collapse={action} goes back to what an architecture had learned, and {type(search).__name__} learns"
+                " nothing: leave --model.collapse out"
+            )
         if max_growth is not None and not 1 < max_growth < float("inf"):
             raise SupernetError(f"max_eigenvalue_growth must be above 1, got {max_growth}")
+        if max_growth is not None and eigenvalue_every > 1:
+            raise SupernetError(
+                f"the growth of the eigenvalue is watched in every epoch, and eigenvalue_every is {eigenvalue_every}:"
+                " leave it out, or max_eigenvalue_growth"
+            )
         self.every = eigenvalue_every or int(max_growth is not None)
         if self.every and not (isinstance(search, FactorisedSearch) and search.is_smooth):
             raise SupernetError(
@@ -66,7 +77,7 @@ class CollapseGuard(Callback):
         self.action, self.max_skips, self.max_growth = action, max_skips, max_growth
         self.eigenvalues: list[tuple[int, float]] = []
         self.healthy: list[dict[str, Any]] = []
-        self.is_well, self.is_over = True, False
+        self.is_well, self.is_over = False, False
         self._derived_in: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,11 +102,13 @@ class CollapseGuard(Callback):
             value = measured(module)
             module.log("arch/eigenvalue", value)
             self.eigenvalues = [*self.eigenvalues[-LAG - WINDOW :], (epoch, value)]
-        if self.is_over or module.genotype is None or self._derived_in != epoch:
+        if self.is_over or not self.learns or module.genotype is None or self._derived_in != epoch:
             return
         num_skips, grown = module.genotype.ops.count(SKIP), growth(self.eigenvalues)
         if num_skips > self.max_skips:
-            self._act(trainer, module, f"the derived cell has {num_skips} skip connections", epoch)
+            self._act(
+                trainer, module, f"the derived cell has {num_skips} skip connection{'s' * (num_skips > 1)}", epoch
+            )
         elif self.max_growth is not None and grown is not None and grown > self.max_growth:
             told = f"the dominant eigenvalue has grown to {grown:.3g} times that of {LAG} epochs ago"
             self._act(trainer, module, told, epoch - LAG)
@@ -105,12 +118,12 @@ class CollapseGuard(Callback):
                 self.healthy = [*self.healthy[-LAG:], keep(module, epoch)]
 
     def _act(self, trainer: Trainer, module: Any, reason: str, back_to: int) -> None:
+        if self.action != "log" and not self.healthy:
+            return
         was_well, self.is_well = self.is_well, False
         told = f"the search has collapsed in epoch {trainer.current_epoch + 1}: {reason};"
         if self.action == "log":
             told += " pass --model.collapse rewind to keep to the last healthy epoch"
-        elif not self.healthy:
-            told += " no epoch was healthy before, so it goes on"
         else:
             kept = ([kept for kept in self.healthy if kept["epoch"] <= back_to] or self.healthy[:1])[-1]
             go_back(module, kept)

@@ -21,6 +21,7 @@ from supernet.genotype import Genotype
 from supernet.health import BadStep, FiniteSteps
 from supernet.matching import choose
 from supernet.network import check_image_size
+from supernet.ranks import rank
 from supernet.recipe import (
     check_fraction,
     check_not_negative,
@@ -160,12 +161,11 @@ class SearchModule(SearchValidation):
         self.terms = nn.ModuleList(terms or ())
         for number, term in enumerate(terms or (), start=1):
             term.bind(search, (self.seed + number) % 2**63, {**self.skeleton, "image_shape": image_shape})
-        check_together(search, terms or (), split, partial_channels, collapse, compile)
+        check_together(search, terms or (), split, partial_channels, collapse, compile, image_shape)
         self.derivation = derivation
         if derivation is not None:
             derivation.bind(search)
         self.guard = CollapseGuard(search, collapse, max_skips, max_eigenvalue_growth, eigenvalue_every)
-        self.halted = False
         self.genotype: Genotype | None = None
         self._metrics: dict[str, float] = {}
         self.running: dict[str, Running] = {}
@@ -208,6 +208,12 @@ class SearchModule(SearchValidation):
             raise SupernetError(
                 f"the supernet is split in epoch {self.split.epoch}, which a search of {self.trainer.max_epochs} epochs"
                 " does not reach; epochs count from 0"
+            )
+        warm_up, epochs = self.hparams["warm_up_epochs"], self.trainer.max_epochs or 0
+        if warm_up >= epochs > 0 and any(True for _ in self.search.parameters()):
+            raise SupernetError(
+                f"the architecture takes no step in {warm_up} epochs of warm-up, and the search has {epochs}: nothing"
+                " would be learned; lower --model.warm_up_epochs"
             )
         if self.hparams["recalibration_images"]:
             self._calibration_loader()
@@ -252,7 +258,10 @@ class SearchModule(SearchValidation):
             return
         if self.current_epoch >= split.epoch:
             images, labels = next(self._arch_batches())
-            network.split(choose(split, network, images.to(self.dtype), labels, self.seed), self.trainer.optimizers[0])
+            found = choose(split, network, images.to(self.dtype), labels, self.seed)
+            network.split(found, self.trainer.optimizers[0])
+            if rank() == 0:
+                print(f"the supernet is split {found.told(network.space)}", flush=True)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step of the architecture, then one of the network."""
@@ -296,7 +305,11 @@ class SearchModule(SearchValidation):
         return cost(genotype, **self.skeleton, image_shape=self.image_shape)
 
     def record(self) -> dict[str, Any]:
-        """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions."""
+        """Where the derived cell comes from, in plain values: strategy, seed, data set, network, metrics, versions.
+
+        The epoch is that in which it was derived; the metrics are those of the last validation of this cell.
+        """
+        partition = getattr(self.supernet, "partition", None)
         return {
             "strategy": type(self.search).__name__,
             "seed": self.seed,
@@ -311,6 +324,7 @@ class SearchModule(SearchValidation):
                 if name.startswith("val/")  # the others lag an epoch behind when a genotype is written
             },
             "versions": versions(self.device),
+            **({} if partition is None else {"split": partition.record(self.supernet.space)}),
             **self.of_genotype,
         }
 

@@ -63,6 +63,21 @@ class Partition:
     edge: int
     groups: tuple[int, ...]
 
+    def named(self, space: CellSpace) -> list[list[str]]:
+        """The names of the operations of each part."""
+        return [[op for op, group in zip(space.ops, self.groups, strict=True) if group == part]
+                for part in range(max(self.groups) + 1)]  # fmt: skip
+
+    def told(self, space: CellSpace) -> str:
+        """In words, such as "at edge 0 (node 0 to node 1): none, skip_connect | nor_conv_3x3"."""
+        target, source = space.edges[self.edge]
+        parts = " | ".join(", ".join(ops) for ops in self.named(space))
+        return f"at edge {self.edge} (node {source} to node {target}): {parts}"
+
+    def record(self, space: CellSpace) -> dict[str, Any]:
+        """In plain values."""
+        return {"edge": self.edge, "groups": self.named(space)}
+
 
 class SplitSupernet(Supernet):
     """A supernet that becomes several: one for each part of the space, with the parameters that it had till then.

@@ -41,8 +41,12 @@ class SearchValidation(LightningModule):
     of_genotype: dict[str, Any]
     """What is known of a cell that was derived in an earlier epoch, as in `supernet.module.SearchModule.record`."""
 
+    halted: bool
+    """Whether the guard has gone back to an earlier cell, which is kept from now on."""
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.halted = False
         self._drawn: Tensor | None = None
         self.of_genotype: dict[str, Any] = {}
 
@@ -52,6 +56,11 @@ class SearchValidation(LightningModule):
         self.mixed_accuracy, self.derived_accuracy = accuracy(), accuracy()
         self.mixed_loss = MeanLoss()
         self.ablation = Ablation(num_classes)
+
+    @property
+    def went_back(self) -> bool:
+        """Whether the guard has put back an earlier cell since the last validation."""
+        return "metrics" in self.of_genotype
 
     def forward(self, images: Tensor, mixture: Tensor) -> Tensor:
         """Class logits of normalised images under a mixture, in the precision of the parameters."""
@@ -102,6 +111,7 @@ class SearchValidation(LightningModule):
         if self.trainer.sanity_checking:
             self.mixed_accuracy.reset()
             return
+        self.of_genotype.pop("metrics", None)  # those of a cell that is kept are now these
         self.log("val/loss", loss)
         mixed, derived = self.mixed_accuracy.compute(), self.derived_accuracy.compute()
         self.log("val/mixed_accuracy", mixed)
@@ -113,7 +123,9 @@ class SearchValidation(LightningModule):
         self.derived_accuracy.reset()
 
     def derive(self) -> Genotype:
-        """Derive a cell, in the way of the strategy or as it was asked for."""
+        """Derive a cell, in the way of the strategy or as it was asked for; or keep the one that was gone back to."""
+        if self.halted and self.genotype is not None:
+            return self.genotype
         way, score, self.of_genotype = self.derivation, self.scorer(), {}
         self.genotype = self.search.derive(score) if way is None else way.derive(self.search, score)
         return self.genotype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import supernet.collapse
 from supernet.callbacks import GenotypeExport, SearchPictures
 from supernet.collapse import CollapseGuard, growth
 from supernet.data import SearchData
+from supernet.discrete import Score
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.keep import LastCheckpoint
@@ -57,9 +59,15 @@ class Watched(SearchModule):
         self.kernels = [*getattr(self, "kernels", []), kernel]
 
 
-def run(folder: Path, stop_at: tuple[int, int] | None = None, epochs: int = 5, **options: Any) -> Watched:
+def run(
+    folder: Path,
+    search: DARTS | None = None,
+    stop_at: tuple[int, int] | None = None,
+    epochs: int = 5,
+    **options: Any,
+) -> Watched:
     seed_everything(1)
-    search = ToSkips()
+    search = search or ToSkips()
     module = Watched(
         search, 2, 1, image_shape=(1, 8, 8), arch_lr=1.0, score_images=64, arch_weight_decay=0.0, **options
     )
@@ -87,6 +95,11 @@ def curve(folder: Path, name: str) -> list[float]:
 def skips(module: SearchModule) -> int:
     assert module.genotype is not None
     return module.genotype.ops.count("skip_connect")
+
+
+def written(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "genotype.json").read_text())["provenance"]
+    return found
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -125,6 +138,43 @@ def test_rewind_puts_the_architecture_back_and_trains_the_network_on(
     assert curve(tmp_path, "derived/num_skips") == [1, 2, 3, 4, 3]
     assert skips(module) == 3
     assert Genotype.load(tmp_path / "genotype.json") == module.genotype
+    kept = written(tmp_path)
+    accuracies = curve(tmp_path, "val/derived_accuracy")
+    assert len(accuracies) == 5
+    assert kept["epoch"] == 2
+    assert kept["metrics"]["val/derived_accuracy"] == pytest.approx(accuracies[-1])
+    assert curve(tmp_path, "final/derived_accuracy") == pytest.approx(accuracies[-1:])
+
+
+class Drifts(ToSkips):
+    """Derives more skip connections each time, whatever its logits are."""
+
+    times = 0
+
+    def derive(self, score: Score) -> Genotype:
+        self.times += 1
+        return Genotype(tuple("skip_connect" if edge < self.times else "nor_conv_3x3" for edge in range(6)))
+
+
+def test_no_cell_is_derived_after_a_rewind(tmp_path: Path) -> None:
+    module = run(tmp_path, Drifts(), collapse="rewind", max_skips=1)
+    assert skips(module) == 1
+    assert Genotype.load(tmp_path / "genotype.json") == module.genotype
+    assert curve(tmp_path, "derived/num_skips") == [1, 2, 1, 1, 1]
+    assert len(curve(tmp_path, "val/derived_accuracy")) == 5
+    assert saved(tmp_path)["supernet"]["epoch"] == 0
+
+
+def test_what_learns_nothing_is_not_guarded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed_everything(1)
+    for action in ("stop", "rewind"):
+        with pytest.raises(SupernetError, match=r"RandomSearch learns nothing: leave --model\.collapse out"):
+            SearchModule(RandomSearch(), 2, 1, collapse=action)
+    module = SearchModule(RandomSearch(num_samples=1), 2, 1, image_shape=(1, 8, 8), max_skips=0)
+    module.guard.is_well, module.guard._derived_in = True, 0
+    module.genotype = Genotype(("skip_connect",) * 6)
+    module.guard.on_train_epoch_end(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), module)
+    assert capsys.readouterr().out.count("collapsed") == 0
 
 
 @pytest.mark.parametrize("max_skips", [1, 3])
@@ -140,11 +190,16 @@ def test_stop_ends_at_once_with_the_cell_of_the_last_healthy_epoch(tmp_path: Pat
     accuracies = curve(tmp_path, "val/derived_accuracy")
     assert kept["supernet"]["metrics"]["val/derived_accuracy"] == pytest.approx(accuracies[max_skips - 1])
     assert kept["state_dict"]["search.logits"].equal(module.logits[-1])
+    # TensorBoard ends with that cell too, and its table has what it had then.
+    assert curve(tmp_path, "derived/num_skips") == [*range(1, max_skips + 1), max_skips]
+    assert curve(tmp_path, "final/derived_accuracy") == pytest.approx([accuracies[max_skips - 1]])
+    assert written(tmp_path)["metrics"] == kept["supernet"]["metrics"]
 
 
 def test_a_collapse_in_the_last_epoch_leaves_the_healthy_cell_too(tmp_path: Path) -> None:
     module = run(tmp_path, collapse="rewind", epochs=4)
     assert skips(module) == 3
+    assert curve(tmp_path, "derived/num_skips") == [1, 2, 3, 3]
     assert Genotype.load(tmp_path / "genotype.json") == module.genotype
 
 
@@ -152,15 +207,23 @@ def test_what_was_never_healthy_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     module = run(tmp_path, collapse="stop", max_skips=0, epochs=2)
     assert len(module.logits) == 2
     told = [line for line in capsys.readouterr().out.splitlines() if "collapsed" in line]
-    assert len(told) == 1
-    assert told[0].endswith("no epoch was healthy before, so it goes on")
+    assert told == []
+
+
+def test_one_skip_connection_is_told_in_the_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = run(tmp_path, epochs=1)
+    module.guard.is_well = True
+    module.guard.max_skips = 0
+    module.guard._derived_in = module.current_epoch
+    module.guard.on_train_epoch_end(module.trainer, module)
+    assert "the derived cell has 1 skip connection;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stop_at", [(3, 1), (4, 1)], ids=["before it collapses", "after it was rewound"])
 def test_a_guarded_search_goes_on_bit_by_bit(tmp_path: Path, stop_at: tuple[int, int]) -> None:
     whole = run(tmp_path / "whole", collapse="rewind")
     with pytest.raises(KeyError):
-        run(tmp_path / "broken", stop_at, collapse="rewind")
+        run(tmp_path / "broken", stop_at=stop_at, collapse="rewind")
     resumed = run(tmp_path / "broken", collapse="rewind")
     one, other = saved(tmp_path / "whole"), saved(tmp_path / "broken")
     for part in ("state_dict", "callbacks", "supernet"):
@@ -172,7 +235,7 @@ def test_a_guarded_search_goes_on_bit_by_bit(tmp_path: Path, stop_at: tuple[int,
 
 def test_what_a_checkpoint_would_go_back_to_has_to_fit_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
-        run(tmp_path, (2, 1), collapse="rewind")
+        run(tmp_path, stop_at=(2, 1), collapse="rewind")
     path = tmp_path / "checkpoints" / "last.ckpt"
     kept = saved(tmp_path)
     (name,) = [name for name in kept["callbacks"] if "CollapseGuard" in name]
@@ -223,13 +286,15 @@ def test_options_that_make_no_sense_are_refused() -> None:
     for options, sentence in (
         ({"max_skips": -1}, "max_skips must be at least 0, got -1"),
         ({"eigenvalue_every": -1}, "eigenvalue_every must be at least 0, got -1"),
+        ({"max_growth": 1.5, "eigenvalue_every": 2}, "watched in every epoch, and eigenvalue_every is 2"),
         ({"max_growth": 0.75}, "max_eigenvalue_growth must be above 1, got 0.75"),
     ):
         with pytest.raises(SupernetError, match=sentence):
             CollapseGuard(search, **options)
-    with pytest.raises(SupernetError, match="logits for each edge, such as DARTS, and RandomSearch has none; leave"):
+    with pytest.raises(SupernetError, match="such as DARTS, and that of RandomSearch is none; leave"):
         CollapseGuard(uniform, eigenvalue_every=1)
-    assert CollapseGuard(search, max_growth=1.5).every == 1
+    for every in (0, 1):
+        assert CollapseGuard(search, max_growth=1.5, eigenvalue_every=every).every == 1
     assert CollapseGuard(search).every == 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 import supernet.matching
+from supernet import strategies
 from supernet.bilevel import Bilevel
 from supernet.data import SearchData
 from supernet.errors import SupernetError
@@ -27,8 +29,10 @@ from supernet.network import Supernet
 from supernet.replay import Recorder
 from supernet.space import CellSpace
 from supernet.split import Partition, Split, SplitSupernet
-from supernet.strategies import DARTS, GDAS, Batch, RandomSearch
+from supernet.strategies import GDAS, Batch, RandomSearch, SearchStrategy
+from supernet.terms import OperationDropout, Perturbation, SearchTerm
 from tests.test_module import make_trainer
+from tests.test_resume import differences
 from tests.textbook import textbook_supernet
 
 SIZES = {"channels": 2, "num_cells": 1, "num_classes": 4, "image_channels": 1}
@@ -259,7 +263,11 @@ def search(split: Split) -> tuple[SearchModule, SearchData]:
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize(("edge", "broken_in"), [(None, 1), (3, 2)], ids=["before the split", "after it"])
 def test_a_search_that_is_split_goes_on_bit_by_bit(
-    tmp_path: Path, edge: int | None, broken_in: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    edge: int | None,
+    broken_in: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(supernet.matching, "NUM_CONTEXTS", 1)
     options: dict[str, Any] = {"max_epochs": 3, "limit_train_batches": 3, "limit_val_batches": 1}
@@ -277,6 +285,14 @@ def test_a_search_that_is_split_goes_on_bit_by_bit(
     trainer = make_trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], **options)
     trainer.fit(resumed, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert isinstance(whole.supernet, SplitSupernet)
+    (told,) = {line for line in capsys.readouterr().out.splitlines() if "is split" in line}  # the same in all runs
+    found = whole.supernet.partition
+    assert found is not None
+    ops = [[op for op, part in zip(CellSpace().ops, found.groups, strict=True) if part == group]
+           for group in sorted({*found.groups})]  # fmt: skip
+    assert told.startswith(f"the supernet is split at edge {found.edge} (node ")
+    assert told.endswith("): " + " | ".join(", ".join(group) for group in ops))
+    assert resumed.record()["split"] == {"edge": found.edge, "groups": ops}
     assert isinstance(resumed.supernet, SplitSupernet)
     assert whole.supernet.partition == resumed.supernet.partition is not None
     for ours, theirs in zip(resumed.supernet.parameters(), whole.supernet.parameters(), strict=True):
@@ -288,10 +304,61 @@ def test_a_search_that_is_split_goes_on_bit_by_bit(
     assert again.supernet.partition == whole.supernet.partition
 
 
-def test_mixtures_that_are_no_single_path_are_refused_from_the_first_step_on(tmp_path: Path) -> None:
-    module = SearchModule(DARTS(), 2, 1, image_shape=(1, 8, 8), split=Split(1))
+def test_mixtures_that_are_no_single_path_are_refused() -> None:
+    network, _ = make(Split(1))
     with pytest.raises(SupernetError, match="needs single paths, one operation on each edge"):
-        make_trainer(tmp_path, max_epochs=2, limit_train_batches=1).fit(module, datamodule=SearchData())
+        network(batch(0)[0], torch.full((6, 5), 0.2))
+
+
+SINGLE = {"AlphaNet", "ENAS", "FairNAS", "GDAS", "RandomSearch", "SPOS"}
+KINDS = [kind for kind in vars(strategies).values() if isinstance(kind, type) and issubclass(kind, SearchStrategy)]
+KINDS = [kind for kind in KINDS if not inspect.isabstract(kind)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_strategy_that_needs_more_than_single_paths_is_refused_at_once(kind: type[SearchStrategy]) -> None:
+    if kind.__name__ in SINGLE:
+        check_split_goes_on(kind())
+        return
+    with pytest.raises(SupernetError, match=f"{kind.__name__} .* choose a strategy that .*, such as RandomSearch"):
+        SearchModule(kind(), 2, 1, image_shape=(1, 8, 8), split=Split(1))
+
+
+def test_rewards_of_single_paths_are_enough() -> None:
+    check_split_goes_on(strategies.JointPolicy("reinforce"))
+
+
+def check_split_goes_on(strategy: SearchStrategy) -> None:
+    """It is accepted, its draws are not disturbed by that, and it takes its steps after the split."""
+    torch.manual_seed(0)
+    twin = copy.deepcopy(strategy)
+    module = SearchModule(strategy, 2, 1, image_shape=(1, 8, 8), num_classes=4, split=Split(1))
+    twin.bind(module.supernet.space, module.seed)
+    twin.depth = strategy.depth
+    assert differences(twin.state_dict(), strategy.state_dict()) == []
+    network = module.supernet
+    assert isinstance(network, SplitSupernet)
+    optimizer = SGD(network.parameters(), 0.1)
+    arch = list(strategy.parameters())
+    arch_optimizer = strategy.make_optimizer(0.1, (0.5, 0.9), 0.0) if arch else None
+    bilevel = Bilevel(network, strategy, optimizer, arch_optimizer, Recorder(torch.device("cpu")), 5.0)
+    network.split(TWO, optimizer)
+    images, labels = batch(0)
+    for _ in range(3):
+        bilevel.arch_step((images.float(), labels), (images.float(), labels))
+        bilevel.step((images.float(), labels), (images.float(), labels))
+
+
+@pytest.mark.parametrize(
+    ("terms", "sentence"),
+    [
+        ([OperationDropout(0.1)], "OperationDropout leaves some edges without any"),
+        ([Perturbation(1, 1)], "Perturbation looks at mixtures"),
+    ],
+)
+def test_terms_that_change_single_paths_are_refused(terms: list[SearchTerm], sentence: str) -> None:
+    with pytest.raises(SupernetError, match=sentence):
+        SearchModule(GDAS(), 2, 1, image_shape=(1, 8, 8), terms=terms, split=Split(1))
 
 
 def test_a_gradient_reaches_a_strategy_that_draws_single_paths() -> None:

@@ -534,3 +534,11 @@ def test_a_checkpoint_never_holds_a_parameter_that_is_not_finite(tmp_path: Path)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 0
     assert all(value.isfinite().all() for value in kept["state_dict"].values() if isinstance(value, Tensor))
+
+
+def test_a_search_that_would_end_in_its_warm_up_is_refused(tmp_path: Path) -> None:
+    module, data = make(DARTS(), warm_up_epochs=2)
+    with pytest.raises(
+        SupernetError, match=r"no step in 2 epochs of warm-up, and the search has 2: .*\.warm_up_epochs"
+    ):
+        make_trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)

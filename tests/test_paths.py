@@ -84,6 +84,13 @@ def test_the_evolution_comes_in_the_last_epoch_only(kind: Callable[..., SPOS]) -
         assert strategy.derive(score) == found  # the same cells again: deriving disturbs no draw
         assert strategy.generator.get_state().equal(state)
     assert numbers == [6, 6, 18]
+    # What is restored from a finished search evolves as well.
+    restored = bound(kind(**SMALL))
+    restored.load_state_dict(strategy.state_dict())
+    scored.clear()
+    assert restored.derive(score) == strategy.derive(score)
+    assert len(scored) == 18
+    assert set(scored.values()) == {2}
 
 
 def test_derived_cells_are_made_of_candidates() -> None:

@@ -19,6 +19,7 @@ from supernet.bilevel import Bilevel, SupernetLoss
 from supernet.cost import cost, operation_costs
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.module import SearchModule
 from supernet.network import Supernet
 from supernet.replay import Recorder
 from supernet.space import CellSpace
@@ -61,7 +62,7 @@ def shares(of: str = "macs") -> Tensor:
 def test_the_cost_is_the_share_of_the_network_of_the_search() -> None:
     # For a one-hot mixture it is what the network of the cell costs above the empty one, over what the dearest costs.
     for of in ("params", "macs"):
-        term = bound(CostPenalty(0.3, of), RandomSearch())
+        term = bound(CostPenalty(0.3, of), DARTS())
         empty, dearest, some = (
             getattr(cost(genotype, **NETWORK), of)  # type: ignore[arg-type]
             for genotype in (Genotype(("none",) * 6), Genotype(("nor_conv_3x3",) * 6), Genotype.from_index(1462))
@@ -168,7 +169,7 @@ def test_the_cost_changes_nothing_in_the_inner_step_of_second_order() -> None:
 
 
 def test_the_cost_comes_off_the_reward() -> None:
-    plain, less = (make(RandomSearch(), *terms).loss for terms in ((), (CostPenalty(0.25),)))
+    plain, less = (make(DARTS(), *terms).loss for terms in ((), (CostPenalty(0.25),)))
     mixture = torch.nn.functional.one_hot(torch.tensor([3, 2, 1, 0, 4, 3]), 5).float()
     difference = plain.reward(mixture, batch(0)) - less.reward(mixture, batch(0))
     assert float(difference) == pytest.approx(0.25 * float((mixture * shares()).sum()))
@@ -355,3 +356,35 @@ def test_a_table_takes_the_place_of_measuring(tmp_path: Path, capsys: pytest.Cap
             bound(CostPenalty(1.0, "latency", str(path)), GDAS())
     with pytest.raises(SupernetError, match="a table tells latencies: pass of=latency with it, not macs"):
         CostPenalty(1.0, "macs", str(path))
+
+
+def test_what_a_loss_of_the_architecture_is_made_of_is_shown() -> None:
+    # Of the same start, the loss with terms less the loss without is the sum of what they say they have added.
+    terms = (CostPenalty(0.5), Entropy(0.2, 0.4), BetaDecay(3.0))
+    plain, full = make(DARTS()), make(DARTS(), *terms)
+    for term in terms:
+        term.start_epoch(1, 3)
+        assert list(term.scalars().values())[1] == 0  # nothing yet
+    totals = []
+    for bilevel in (plain, full):
+        losses: list[Tensor] = []
+        bilevel.tally.add = lambda loss, *rest, add=bilevel.tally.add, kept=losses: (  # type: ignore[method-assign]
+            kept.append(loss.clone()), add(loss, *rest))[1]  # fmt: skip
+        bilevel.step(batch(0), batch(1))
+        totals.append(float(losses[0]))
+    shown = {name: value for term in terms for name, value in term.scalars().items()}
+    weights = {name: value for name, value in shown.items() if name.endswith("_weight")}
+    assert weights == pytest.approx({"cost_penalty_weight": 0.5, "entropy_weight": 0.3, "beta_decay_weight": 1.5})
+    added = {name: value for name, value in shown.items() if name.endswith("_loss")}
+    assert set(added) == {"cost_penalty_loss", "entropy_loss", "beta_decay_loss"}
+    assert min(added.values()) > 0
+    assert totals[1] - totals[0] == pytest.approx(sum(added.values()), rel=1e-4)
+    again = bound(BetaDecay(3.0), DARTS())
+    again.load_state_dict(terms[2].state_dict())
+    assert again.scalars()["beta_decay_loss"] == added["beta_decay_loss"]
+
+
+def test_two_terms_of_one_name_are_refused() -> None:
+    terms: list[SearchTerm] = [Entropy(0.1), BetaDecay(), Entropy(0.2)]
+    with pytest.raises(SupernetError, match="Entropy is there 2 times: leave one of them in"):
+        SearchModule(DARTS(), 2, 1, terms=terms)

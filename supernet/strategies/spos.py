@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from supernet.discrete import Score, check_evolution, evolution
 from supernet.drawing import seeded
 from supernet.genotype import Genotype
@@ -36,15 +38,15 @@ class SPOS(RandomSearch):
         super().__init__(population, exclude_none)
         self.population, self.generations, self.parents = population, generations, parents
         self.mutation_probability = mutation_probability
-        self.is_last_epoch = False
+        self.epoch, self.num_epochs = 0, 2  # not the last one
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Know the last epoch."""
-        self.is_last_epoch = epoch + 1 >= num_epochs
+        self.epoch, self.num_epochs = epoch, num_epochs
 
     def derive(self, score: Score) -> Genotype:
         """In the last epoch the best cell of the evolution, before it the best of ``population`` random cells."""
-        if not self.is_last_epoch:
+        if self.epoch + 1 < self.num_epochs:
             return super().derive(score)
         return evolution(
             self.space,
@@ -59,3 +61,12 @@ class SPOS(RandomSearch):
             exclude_none=self.exclude_none,
             candidates=self.candidates,
         )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also the epoch: a cell that is derived anew from a finished search is one of the evolution."""
+        return {**super().get_extra_state(), "epoch": self.epoch, "num_epochs": self.num_epochs}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore `get_extra_state`."""
+        super().set_extra_state(state)
+        self.epoch, self.num_epochs = int(state["epoch"]), int(state["num_epochs"])

@@ -17,7 +17,34 @@ from supernet.strategies.base import line
 from supernet.terms.base import SearchTerm, need_logits
 
 
-class CostPenalty(SearchTerm):
+class _Added(SearchTerm):
+    """A term that adds something, with a weight that may follow a schedule; shows both under its own name.
+
+    Args:
+        tag: that name.
+        weight: in the first epoch.
+    """
+
+    last: Tensor
+    """What was added last; stays on the device until it is shown, so that no step waits for it."""
+
+    def __init__(self, tag: str, weight: float) -> None:
+        super().__init__()
+        self.tag, self.now = tag, weight
+        self.register_buffer("last", torch.zeros(()))
+
+    def added(self, value: Tensor) -> Tensor:
+        """The value times the weight, which is remembered."""
+        weighted = self.now * value
+        self.last.copy_(weighted.detach())
+        return weighted
+
+    def scalars(self) -> dict[str, float]:
+        """The weight, and what was added last to the loss of the architecture."""
+        return {f"{self.tag}_weight": self.now, f"{self.tag}_loss": float(self.last)}
+
+
+class CostPenalty(_Added):
     """Adds the cost of the mixture: ``weight * sum(mixture * cost)``, as a share of what the dearest cell costs.
 
     Where each cell has a mixture of its own, it is the mean of theirs.
@@ -37,12 +64,12 @@ class CostPenalty(SearchTerm):
     def __init__(
         self, weight: float, of: Literal["params", "macs", "latency"] = "macs", table: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__("cost_penalty", weight)
         if not 0 <= weight < float("inf"):
             raise SupernetError(f"weight must be 0 or more, got {weight}")
         if table is not None and of != "latency":
             raise SupernetError(f"a table tells latencies: pass of=latency with it, not {of}")
-        self.weight, self.of, self.table = weight, of, table
+        self.of, self.table = of, table
 
     def bind(self, search: SearchStrategy, seed: int, network: Mapping[str, Any] = {}) -> None:
         """Look up what every operation costs in the network; a latency is not known yet.
@@ -84,18 +111,18 @@ class CostPenalty(SearchTerm):
         """The cost of a mixture; 1 for the dearest cell if the weight is 1."""
         costs = self.get_buffer("costs").to(mixture, non_blocking=True)
         dearest = costs.max().clamp_min(torch.finfo(costs.dtype).tiny) * self.space.num_edges
-        return self.weight * (mixture * costs).sum(dim=(-2, -1)).mean() / dearest
+        return self.added((mixture * costs).sum(dim=(-2, -1)).mean() / dearest)
 
     def scalars(self) -> dict[str, float]:
-        """Latencies, if it is they that count."""
-        if self.of != "latency":
-            return {}
-        return {
-            f"latency_ms/{op}": ms for op, ms in zip(self.space.ops, self.get_buffer("costs").tolist(), strict=True)
-        }
+        """Weight and penalty, and latencies, if it is they that count."""
+        shown = super().scalars()
+        if self.of == "latency":
+            costs = self.get_buffer("costs").tolist()
+            shown |= {f"latency_ms/{op}": ms for op, ms in zip(self.space.ops, costs, strict=True)}
+        return shown
 
 
-class Entropy(SearchTerm):
+class Entropy(_Added):
     """Adds ``weight`` times the mean entropy of the rows, in nats: above zero makes choices sharper, below flatter.
 
     Args:
@@ -104,9 +131,8 @@ class Entropy(SearchTerm):
     """
 
     def __init__(self, weight: float, final_weight: float | None = None) -> None:
-        super().__init__()
+        super().__init__("entropy", weight)
         self.weight, self.final_weight = weight, weight if final_weight is None else final_weight
-        self.now = weight
 
     def bind(self, search: SearchStrategy, seed: int, network: Mapping[str, Any] = {}) -> None:
         """Refuse a strategy without logits for each edge."""
@@ -122,10 +148,10 @@ class Entropy(SearchTerm):
         log_p = need_logits(self, search).open_logits().log_softmax(dim=1)
         # What is no candidate any more adds nothing; the slope of p log p at zero would be infinite.
         entropy = -(log_p.exp() * log_p.masked_fill(log_p.isinf(), 0.0)).sum(dim=1).mean()
-        return self.now * entropy
+        return self.added(entropy)
 
 
-class BetaDecay(SearchTerm):
+class BetaDecay(_Added):
     """Adds ``weight * mean(logsumexp(logits))`` over the edges (Ye et al., 2022, beta-DARTS, eq. 12).
 
     It decays what a softmax makes of the logits, so that no operation runs away, such as the skip connection.
@@ -135,10 +161,10 @@ class BetaDecay(SearchTerm):
     """
 
     def __init__(self, weight: float = 50.0) -> None:
-        super().__init__()
+        super().__init__("beta_decay", 0.0)
         if not 0 <= weight < float("inf"):
             raise SupernetError(f"weight must be 0 or more, got {weight}")
-        self.weight, self.now = weight, 0.0
+        self.weight = weight
 
     def bind(self, search: SearchStrategy, seed: int, network: Mapping[str, Any] = {}) -> None:
         """Refuse a strategy without logits for each edge."""
@@ -151,4 +177,4 @@ class BetaDecay(SearchTerm):
 
     def regularise(self, search: SearchStrategy) -> Tensor:
         """The weighted decay."""
-        return self.now * need_logits(self, search).open_logits().logsumexp(dim=1).mean()
+        return self.added(need_logits(self, search).open_logits().logsumexp(dim=1).mean())
