@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
 
 from supernet.errors import SupernetError, one_line
 from supernet.files import write_whole
@@ -58,6 +57,8 @@ def operation_latencies(
 
 
 def _median_seconds(op: str, features: torch.Tensor, seconds: float) -> float:
+    from torch.utils.benchmark import Timer  # here: it looks for compilers, and says on stderr what it does not find
+
     with torch.random.fork_rng(devices=[]):  # its parameters do not matter, and nobody else's draws may change
         module = make_op(op, features.shape[1]).to(features.device).to(memory_format=Skeleton.layout).eval()
     timer = Timer("module(features)", globals={"module": module, "features": features})

@@ -224,6 +224,8 @@ def test_a_checkpoint_that_tells_terms_in_another_way_is_refused(tmp_path: Path)
     for name, value in (("terms", [{"class_path": "BetaDecay", "more": 1}]), ("derivation", {"x": 1})):
         hostile = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], name: value}}
         torch.save(hostile, tmp_path / "hostile.ckpt")
-        with pytest.raises(SupernetError, match=r"its search strategy, its terms or its space is not told as train.py"):
+        with pytest.raises(
+            SupernetError, match=r"its search strategy, its terms, its space or its split is not told as train.py"
+        ):
             build_search(str(tmp_path / "hostile.ckpt"), read_checkpoint(str(tmp_path / "hostile.ckpt")))
     assert derive([str(tmp_path / "hostile.ckpt"), "--top_k", "2", "--no_retrain"]) == 2
