@@ -54,7 +54,7 @@ class Shrink(SearchTerm):
         wanted = self.first_epochs + self.space.num_ops - self.num_left + 1
         if num_epochs < wanted:
             raise SupernetError(f"Shrink needs {wanted} epochs, one for each candidate it takes and one more after"
-                                f" first_epochs, got {num_epochs}; pass --trainer.max_epochs")  # fmt: skip
+                                f" first_epochs, got {num_epochs}; pass --trainer.max_epochs {wanted}")  # fmt: skip
 
     def end_epoch(self, search: SearchStrategy, score: MixtureScore, epoch: int, num_epochs: int) -> None:
         """Take off what is due."""
