@@ -53,7 +53,7 @@ def bilevel_of(given: Options, data: SearchData) -> Bilevel:
     seed_everything(0, verbose=False)
     module, epochs = module_of(given["model"], data), given["trainer"]["max_epochs"]
     search, network, terms = module.search, module.supernet, cast(list[SearchTerm], list(module.terms))
-    learned = search.make_optimizer(1e-3, (0.5, 0.999), 0.0) if any(True for _ in search.parameters()) else None
+    learned = search.make_optimizer(1e-3, (0.5, 0.999), 0.0) if search.learns else None
     search.start_epoch(epochs // 2, epochs)
     for term in terms:
         term.start_epoch(epochs // 2, epochs)

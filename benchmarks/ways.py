@@ -126,7 +126,7 @@ def num_images(name: str, setting: Setting) -> int:
     """Images that a step takes: a strategy without parameters takes no step of its own."""
     search = STRATEGIES[name]()
     search.bind(CellSpace(ops=setting.ops), 0)
-    return setting.batch * (1 + any(True for _ in search.parameters()))
+    return setting.batch * (1 + search.learns)
 
 
 def textbook(name: str, setting: Setting) -> Way:

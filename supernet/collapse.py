@@ -54,7 +54,7 @@ class CollapseGuard(Callback):
         for name, value in (("max_skips", max_skips), ("eigenvalue_every", eigenvalue_every)):
             if value < 0:
                 raise SupernetError(f"{name} must be at least 0, got {value}")
-        self.learns = any(True for _ in search.parameters())
+        self.learns = search.learns
         if action != "log" and not self.learns:
             raise SupernetError(
                 f"collapse={action} goes back to what an architecture had learned, and {type(search).__name__} learns"

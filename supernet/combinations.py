@@ -73,7 +73,7 @@ def _check_single_paths(search: SearchStrategy, image_shape: tuple[int, int, int
     if not loss.is_mixed:
         for path in probe.paths(loss, batch):
             loss.look(path)
-    if not loss.is_mixed and any(True for _ in probe.parameters()):
+    if not loss.is_mixed and probe.learns:
         probe.arch_loss(loss, batch, batch)
     if loss.is_mixed:
         raise SupernetError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -60,7 +59,7 @@ class TopK(Derivation):
     def bind(self, search: SearchStrategy) -> None:
         """Refuse a strategy to which all cells are equally likely."""
         super().bind(search)
-        if not any(True for _ in search.parameters()):
+        if not search.learns:
             raise SupernetError(
                 f"{type(self).__name__} takes what is most likely, and for {type(search).__name__} all cells are"
                 " equally likely; BestOf and Evolution compare them"
@@ -68,7 +67,7 @@ class TopK(Derivation):
 
     def derive(self, search: SearchStrategy, score: Score) -> Genotype:
         """The best of the k most likely."""
-        return _best(search.likeliest(self.exclude_none), self.k, score)
+        return best(list(islice(search.likeliest(self.exclude_none), self.k)), score)
 
 
 class Argmax(TopK):
@@ -97,7 +96,7 @@ class BestOf(Derivation):
 
     def derive(self, search: SearchStrategy, score: Score) -> Genotype:
         """The best of n; deriving twice at the same step compares the same cells."""
-        return _best(search.samples(self.exclude_none), self.n, score)
+        return best(list(islice(search.samples(self.exclude_none), self.n)), score)
 
 
 class Evolution(Derivation):
@@ -146,10 +145,3 @@ class Evolution(Derivation):
             exclude_none=self.exclude_none,
             candidates=search.candidates,
         )
-
-
-def _best(cells: Iterator[Genotype], number: int, score: Score) -> Genotype:
-    found = list(islice(cells, number))
-    if not found:
-        raise SupernetError("no connected cell was found; exclude_none keeps to those that are connected")
-    return best(found, score)

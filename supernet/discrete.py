@@ -6,6 +6,7 @@ A score may be the accuracy with a supernet's shared parameters, a table, or a r
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -87,9 +88,20 @@ def sample_cells(
     rows = [[0.0 if column == zero else p for column, p in enumerate(row)] for row in probabilities.tolist()]
     if not all(any(row) for row in rows):
         raise SupernetError("an edge has no operation to draw but 'none', which exclude_none leaves out")
-    num_left, seen, misses = math.prod(sum(p > 0 for p in row) for row in rows), set[Genotype](), 0
-    while len(seen) < num_left and misses < 10_000:
-        genotype = Genotype(tuple(rng.choices(space.ops, row)[0] for row in rows))
+    draws = (Genotype(tuple(rng.choices(space.ops, row)[0] for row in rows)) for _ in itertools.count())
+    yield from different(draws, math.prod(sum(p > 0 for p in row) for row in rows))
+
+
+def different(draws: Iterator[Genotype], num_cells: int) -> Iterator[Genotype]:
+    """The connected ones of cells that are drawn without end, each at most once; ends when (almost) none are left.
+
+    Args:
+        draws: cells.
+        num_cells: how many there are, at most.
+    """
+    seen, misses = set[Genotype](), 0
+    while len(seen) < num_cells and misses < _MAX_MISSES:
+        genotype = next(draws)
         if genotype in seen or not is_connected(genotype):
             misses += 1
         else:

@@ -185,7 +185,7 @@ class SearchModule(SearchValidation):
             weight_decay=hparams["network_weight_decay"],
         )
         optimizers: list[Optimizer] = [network]
-        if any(True for _ in self.search.parameters()):
+        if self.search.learns:
             decay = hparams["arch_weight_decay"]
             optimizers.append(self.search.make_optimizer(hparams["arch_lr"], tuple(hparams["arch_betas"]), decay))
         return optimizers, [schedule]
@@ -210,7 +210,7 @@ class SearchModule(SearchValidation):
                 " does not reach; epochs count from 0"
             )
         warm_up, epochs = self.hparams["warm_up_epochs"], self.trainer.max_epochs or 0
-        if warm_up >= epochs > 0 and any(True for _ in self.search.parameters()):
+        if warm_up >= epochs > 0 and self.search.learns:
             raise SupernetError(
                 f"the architecture takes no step in {warm_up} epochs of warm-up, and the search has {epochs}: nothing"
                 " would be learned; lower --model.warm_up_epochs"

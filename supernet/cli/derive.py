@@ -128,7 +128,7 @@ class DeriveCommand(CommandLine):
             raise SupernetError(f"--top_k must be at least 1, got {self.config.top_k}")
         module = build_search(path, checkpoint)
         if self.config.top_k is not None:
-            if not any(True for _ in module.search.parameters()):
+            if not module.search.learns:
                 raise SupernetError(
                     f"--top_k compares what is most likely, and for {type(module.search).__name__} all cells are"
                     " equally likely; leave --top_k out"

@@ -111,6 +111,11 @@ class SearchStrategy(Drawing, ABC):
         self.candidates = torch.ones(space.num_edges, space.num_ops, dtype=torch.bool)
         self.seed(seed)
 
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters: something that steps of the architecture change."""
+        return any(True for _ in self.parameters())
+
     def make_optimizer(self, lr: float, betas: tuple[float, float], weight_decay: float) -> Optimizer:
         """The optimizer of the architecture, where there is something to learn: Adam unless overridden."""
         return Adam(self.parameters(), lr, betas, weight_decay=weight_decay)

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from supernet.discrete import Score
+from supernet.discrete import Score, different
 from supernet.drawing import gumbel
 from supernet.errors import SupernetError
 from supernet.genotype import ZERO, Genotype
-from supernet.space import CellSpace, is_connected
+from supernet.space import CellSpace
 from supernet.strategies.base import Batch, Loss, best, check_candidates
 from supernet.strategies.controller import Controller, Drawn
 from supernet.strategies.policy import PolicySearch, entropy, one_hots
 
 _MOST_CELLS = 100_000
 """Of a space whose cells are all looked at."""
-
-_MAX_MISSES = 10_000  # draws in a row that are not connected, or known already
 
 
 class ENAS(PolicySearch):
@@ -147,19 +145,10 @@ class ENAS(PolicySearch):
             candidates[:, self.space.ops.index(ZERO)] = False
         if not bool(candidates.any(dim=1).all()):
             raise SupernetError("an edge has no operation to draw but 'none', which exclude_none leaves out")
-        return self._different(candidates, self.generator.clone_state())
-
-    def _different(self, candidates: Tensor, generator: torch.Generator) -> Iterator[Genotype]:
-        num_left, seen, misses = math.prod(candidates.sum(dim=1).tolist()), set[Genotype](), 0
-        while len(seen) < num_left and misses < _MAX_MISSES:
-            for choices in self.draw(100, generator, candidates).choices.tolist():
-                genotype = self.space.genotype(choices)
-                if genotype in seen or not is_connected(genotype):
-                    misses += 1
-                else:
-                    misses = 0
-                    seen.add(genotype)
-                    yield genotype
+        generator = self.generator.clone_state()
+        hundreds = (self.draw(100, generator, candidates).choices.tolist() for _ in count())
+        draws = (self.space.genotype(choices) for choices in chain.from_iterable(hundreds))
+        return different(draws, math.prod(candidates.sum(dim=1).tolist()))
 
     @torch.no_grad()
     def cell_log_probs(self) -> Tensor:

@@ -14,6 +14,7 @@ from supernet.latency import operation_latencies, read_table
 from supernet.ranks import average, rank
 from supernet.strategies import SearchStrategy
 from supernet.strategies.base import line
+from supernet.strategies.policy import entropy
 from supernet.terms.base import SearchTerm, need_logits
 
 
@@ -78,7 +79,7 @@ class CostPenalty(_Added):
             SupernetError: nothing is learned that a penalty could change.
         """
         super().bind(search, seed, network)
-        if not any(True for _ in search.parameters()):
+        if not search.learns:
             raise SupernetError(
                 f"CostPenalty changes what an architecture learns, and {type(search).__name__} learns nothing: leave it"
                 " out"
@@ -145,10 +146,7 @@ class Entropy(_Added):
 
     def regularise(self, search: SearchStrategy) -> Tensor:
         """The weighted mean entropy."""
-        log_p = need_logits(self, search).open_logits().log_softmax(dim=1)
-        # What is no candidate any more adds nothing; the slope of p log p at zero would be infinite.
-        entropy = -(log_p.exp() * log_p.masked_fill(log_p.isinf(), 0.0)).sum(dim=1).mean()
-        return self.added(entropy)
+        return self.added(entropy(need_logits(self, search).open_logits().log_softmax(dim=1)).mean())
 
 
 class BetaDecay(_Added):

@@ -41,7 +41,7 @@ class Shrink(SearchTerm):
         """Refuse a strategy that learns nothing about operations."""
         super().bind(search, seed, network)
         self.open = float(search.space.num_ops)
-        if not any(True for _ in search.parameters()):
+        if not search.learns:
             raise SupernetError(
                 f"Shrink takes off what is least likely, and for {type(search).__name__} all operations are equally"
                 " likely; Perturbation asks the network instead"
