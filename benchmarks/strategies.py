@@ -34,7 +34,8 @@ from pytorch_lightning import seed_everything
 from benchmarks.measure import hardware, progress
 from benchmarks.passes import Ledger, fit, steps_within
 from benchmarks.searches import BUDGETS, Options, Run, Setting, methods, prepared
-from benchmarks.tabulated import Record, Table, baselines, scores_of, summary, text
+from benchmarks.tabulated import Record, baselines, scores_of, summary, text
+from supernet.benchmark import TabularBenchmark, open_table
 from supernet.cli.parser import Parser
 from supernet.data import SearchData
 from supernet.discrete import random_cells
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="searches of each method")
     parser.add_argument("--strategies", nargs="+", choices=list(known), default=list(known), metavar="NAME")
     parser.add_argument("--data-root", default="data", help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--table", type=Path, help="nasbench201_cifar10.csv.gz; without it, there are only runs")
+    parser.add_argument("--table", type=Path, help="table of NAS-Bench-201; without it, there are only runs")
     parser.add_argument("--out", type=Path, default=Path("strategies"), help="folder for runs, figures and tables")
     parser.add_argument("--jobs", type=int, default=1, help="searches at the same time")
     options = parser.parse_args(arguments)
@@ -181,7 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         parser.error(f"there is no folder cifar-10-batches-py under {options.data_root}; pass --data-root")
     if options.table:
-        _report(records, Table.read(options.table), options, setting, arguments)
+        try:
+            table = open_table(options.table)
+        except SupernetError as error:
+            parser.error(str(error))
+        _report(records, table, options, setting, arguments)
 
 
 def _sizes(setting: Setting) -> str:
@@ -194,7 +199,11 @@ def _sizes(setting: Setting) -> str:
 
 
 def _report(
-    records: list[Record], table: Table, options: argparse.Namespace, setting: Setting, arguments: Sequence[str] | None
+    records: list[Record],
+    table: TabularBenchmark,
+    options: argparse.Namespace,
+    setting: Setting,
+    arguments: Sequence[str] | None,
 ) -> None:
     rows, base = summary(records, table), baselines(table, list(scores_of(records[0])))
     found = hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -5,79 +5,37 @@ Accuracies are in percent, as in the table.
 
 from __future__ import annotations
 
-import csv
-import gzip
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
-from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
-from scipy.stats import kendalltau
+import numpy as np
 
 from benchmarks.measure import markdown
+from supernet.benchmark import Column, TabularBenchmark
 from supernet.cost import cost, effective_params
 from supernet.genotype import Genotype
+from supernet.ranking import kendall
 from supernet.space import is_connected
 
-COLUMN = "cifar10_50k_test_200"
+COLUMN = Column.reported("cifar10")
 """Accuracy on the test images after 200 epochs on all training images: for reporting only."""
 
 Record = dict[str, Any]
 """What a run left behind."""
 
 
-class Place(NamedTuple):
-    """Where a cell stands in the table."""
-
-    accuracy: float
-    rank: int
-    """1 for the best; equals share the better rank."""
-    regret: float
-    """How far it is from the best."""
-
-
-class Table:
-    """Accuracies of cells.
-
-    Args:
-        accuracies: in percent, by cell.
-    """
-
-    def __init__(self, accuracies: Mapping[Genotype, float]) -> None:
-        self.accuracies = dict(accuracies)
-        self._sorted = sorted(accuracies.values())
-
-    @classmethod
-    def read(cls, path: Path) -> Table:
-        """The table of a CSV file, packed by gzip, with the columns ``arch`` and `COLUMN`."""
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return cls({Genotype.parse(row["arch"]): float(row[COLUMN]) for row in csv.DictReader(file)})
-
-    def place(self, cell: Genotype) -> Place:
-        """Where a cell stands."""
-        accuracy = self.accuracies[cell]
-        better = len(self._sorted) - bisect_right(self._sorted, accuracy)
-        return Place(accuracy, better + 1, self._sorted[-1] - accuracy)
-
-    def tau(self, scores: Mapping[Genotype, float]) -> float:
-        """Kendall's rank correlation (tau-b) of scores with the accuracies of the same cells; 0 if all are equal."""
-        found = kendalltau(list(scores.values()), [self.accuracies[cell] for cell in scores])
-        return 0.0 if isnan(found.statistic) else float(found.statistic)
-
-
-def summary(records: Sequence[Record], table: Table) -> list[Record]:
+def summary(records: Sequence[Record], table: TabularBenchmark) -> list[Record]:
     """One row for each method, the best mean accuracy first: means and spreads over the seeds, and every cell."""
     methods = dict.fromkeys(record["method"] for record in records)
     rows = [_row([record for record in records if record["method"] == name], table) for name in methods]
     return sorted(rows, key=lambda row: -row["accuracy"]["mean"])
 
 
-def _row(records: Sequence[Record], table: Table) -> Record:
+def _row(records: Sequence[Record], table: TabularBenchmark) -> Record:
     cells = [Genotype.parse(record["cell"]) for record in records]
-    places, costs = [table.place(cell) for cell in cells], [cost(cell) for cell in cells]
-    taus = [table.tau(scores_of(record)) for record in records]
+    places, costs = [table.place(cell, COLUMN) for cell in cells], [cost(cell) for cell in cells]
+    taus = [tau(table, scores_of(record)) for record in records]
     return {
         "method": records[0]["method"],
         "strategy": records[0]["strategy"],
@@ -91,8 +49,8 @@ def _row(records: Sequence[Record], table: Table) -> Record:
         "derive_passes": spread([record["derive_passes"] for record in records]),
         "seconds": spread([record["seconds"] for record in records]),
         "cells": [
-            {"seed": record["seed"], "cell": str(cell), "index": cell.index, **place._asdict(), "tau": tau}
-            for record, cell, place, tau in zip(records, cells, places, taus, strict=True)
+            {"seed": record["seed"], "cell": str(cell), "index": cell.index, **place._asdict(), "tau": each}
+            for record, cell, place, each in zip(records, cells, places, taus, strict=True)
         ],
     }
 
@@ -100,6 +58,11 @@ def _row(records: Sequence[Record], table: Table) -> Record:
 def scores_of(record: Record) -> dict[Genotype, float]:
     """Accuracies with shared parameters of the sample of cells, 0 to 1."""
     return {Genotype.parse(cell): score for cell, score in record["scores"]}
+
+
+def tau(table: TabularBenchmark, scores: Mapping[Genotype, float]) -> float:
+    """Kendall's rank correlation of scores with the accuracies of the same cells."""
+    return kendall(list(scores.values()), [table.value(cell, COLUMN) for cell in scores])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -114,22 +77,27 @@ RULES: dict[str, Callable[[Genotype], float]] = {
 """What needs no network and no data."""
 
 
-def baselines(table: Table, sample: Sequence[Genotype]) -> list[Record]:
-    """What costs nothing: the largest cell, which has 3x3 convolutions everywhere, and one drawn at random.
+def baselines(table: TabularBenchmark, sample: Sequence[Genotype]) -> list[Record]:
+    """What costs no search: the largest cell, which has 3x3 convolutions everywhere, one drawn at random, the best.
 
     Args:
         table: the accuracies.
         sample: the cells over which rank correlations are taken.
     """
+    accuracies = table.values(COLUMN)
+    cells = [Genotype.from_index(int(index)) for index in np.flatnonzero(~np.isnan(accuracies))]
     rows: list[Record] = []
     for name, rule in RULES.items():
-        cell = max(table.accuracies, key=rule)
-        tau = table.tau({each: rule(each) for each in sample})
-        rows.append({"method": f"largest by {name}", "cell": str(cell), **table.place(cell)._asdict(), "tau": tau})
-    drawn = [accuracy for each, accuracy in table.accuracies.items() if is_connected(each)]
-    best = max(table.accuracies.values())
-    expected = {"accuracy": mean(drawn), "std": stdev(drawn), "regret": best - mean(drawn)}
-    return [*rows, {"method": "a connected cell at random", **expected}]
+        cell, found = max(cells, key=rule), tau(table, {each: rule(each) for each in sample})
+        rows.append(_cell_row(table, f"largest by {name}", cell) | {"tau": found})
+    drawn = [table.value(each, COLUMN) for each in cells if is_connected(each)]
+    expected = {"accuracy": mean(drawn), "std": stdev(drawn), "regret": float(np.nanmax(accuracies)) - mean(drawn)}
+    best = _cell_row(table, "the best of the table", table.best(COLUMN))
+    return [*rows, {"method": "a connected cell at random", **expected}, best]
+
+
+def _cell_row(table: TabularBenchmark, name: str, cell: Genotype) -> Record:
+    return {"method": name, "cell": str(cell), **table.place(cell, COLUMN)._asdict()}
 
 
 def text(rows: Sequence[Record], base: Sequence[Record]) -> str:

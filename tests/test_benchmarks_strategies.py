@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from benchmarks import strategies
 from benchmarks.passes import PassCount, fit, steps_within
 from benchmarks.searches import BUDGETS, Run, Setting, merged, methods, prepared
 from benchmarks.strategies import kept, main, sample, with_steps
-from benchmarks.tabulated import COLUMN, RULES, Table, baselines, scores_of, spread, summary
+from benchmarks.tabulated import COLUMN, RULES, baselines, scores_of, spread, summary, tau
+from supernet.benchmark import NUM_CELLS, TabularBenchmark
 from supernet.cli.parser import STRATEGIES
 from supernet.cost import cost
 from supernet.genotype import Genotype
@@ -38,11 +40,19 @@ def accuracies(seed: int = 0) -> dict[Genotype, float]:
     return {cell: rng.randint(0, 60) / 2 for cell in CELLS}
 
 
+def table_of(found: dict[Genotype, float]) -> TabularBenchmark:
+    """A table that knows these cells only."""
+    column = np.full(NUM_CELLS, np.nan)
+    for cell, accuracy in found.items():
+        column[cell.index] = accuracy
+    return TabularBenchmark({str(COLUMN): column})
+
+
 def write_table(path: Path) -> None:
     rng = random.Random(0)
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "arch", COLUMN])
+        writer.writerow(["index", "arch", str(COLUMN)])
         writer.writerows([cell.index, str(cell), rng.uniform(10, 95)] for cell in CellSpace())
 
 
@@ -59,36 +69,40 @@ def brute_tau(ones: list[float], others: list[float]) -> float:
 
 
 def test_tau_is_that_of_all_pairs() -> None:
-    table, rng = Table(accuracies()), random.Random(3)
-    scores = {cell: rng.randint(0, 9) + 0.1 * table.accuracies[cell] for cell in CELLS[::7]}
-    expected = brute_tau(list(scores.values()), [table.accuracies[cell] for cell in scores])
-    assert table.tau(scores) == pytest.approx(expected, abs=1e-12)
-    assert table.tau(table.accuracies) == pytest.approx(1)
-    assert table.tau(dict.fromkeys(CELLS, 0.1)) == 0
+    found, rng = accuracies(), random.Random(3)
+    table = table_of(found)
+    scores = {cell: rng.randint(0, 9) + 0.1 * found[cell] for cell in CELLS[::7]}
+    expected = brute_tau(list(scores.values()), [found[cell] for cell in scores])
+    assert tau(table, scores) == pytest.approx(expected, abs=1e-12)
+    assert tau(table, found) == pytest.approx(1)
+    assert tau(table, dict.fromkeys(CELLS, 0.1)) == 0
 
 
 def test_a_rank_is_one_more_than_the_number_of_better_cells() -> None:
     found = accuracies()
-    table = Table(found)
+    table = table_of(found)
     for cell, accuracy in found.items():
         better = sum(other > accuracy for other in found.values())
-        assert table.place(cell) == (accuracy, better + 1, max(found.values()) - accuracy)
+        assert table.place(cell, COLUMN) == (accuracy, better + 1, max(found.values()) - accuracy)
 
 
 def test_baselines_need_no_search() -> None:
     found = {cell: cost(cell).params / 1e6 for cell in CELLS}
-    by_params, by_effective, drawn = baselines(Table(found), CELLS[:50])
+    by_params, by_effective, drawn, best = baselines(table_of(found), CELLS[:50])
     assert by_params["accuracy"] == max(found.values())
     assert by_params["tau"] == pytest.approx(1)
     assert by_effective["tau"] < 1
     connected = [accuracy for cell, accuracy in found.items() if is_connected(cell)]
     assert 0 < len(connected) < len(found)
     assert drawn["accuracy"] == pytest.approx(sum(connected) / len(connected))
+    assert drawn["regret"] == pytest.approx(max(found.values()) - drawn["accuracy"])
+    assert (best["accuracy"], best["rank"], best["regret"]) == (max(found.values()), 1, 0)
     assert [name in row["method"] for name, row in zip(RULES, (by_params, by_effective), strict=True)] == [True, True]
 
 
 def test_a_row_has_the_mean_and_the_spread_over_seeds() -> None:
-    table = Table(accuracies())
+    found = accuracies()
+    table = table_of(found)
     cells = CELLS[10], CELLS[20], CELLS[30]
     records = [
         {
@@ -98,10 +112,10 @@ def test_a_row_has_the_mean_and_the_spread_over_seeds() -> None:
         for seed, cell in enumerate(cells)
     ]  # fmt: skip
     (row,) = summary(records, table)
-    values = torch.tensor([table.accuracies[cell] for cell in cells])
+    values = torch.tensor([found[cell] for cell in cells])
     assert row["accuracy"] == pytest.approx({"mean": float(values.mean()), "std": float(values.std())}, rel=1e-6)
-    assert row["rank"] == sorted(table.place(cell).rank for cell in cells)[1]
-    taus = [brute_tau(list(scores_of(each).values()), [table.accuracies[c] for c in CELLS[:9]]) for each in records]
+    assert row["rank"] == sorted(table.place(cell, COLUMN).rank for cell in cells)[1]
+    taus = [brute_tau(list(scores_of(each).values()), [found[c] for c in CELLS[:9]]) for each in records]
     assert row["tau"]["mean"] == pytest.approx(sum(taus) / 3)
     assert row["passes"] == {"mean": 101, "std": 1}
     assert spread([4.0]) == {"mean": 4, "std": 0}
@@ -166,7 +180,7 @@ def test_all_searches_take_the_same_number_of_images_and_none_sees_the_table(
     toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
-    forward, read = Supernet.forward, Table.read
+    forward, read = Supernet.forward, strategies.open_table
     monkeypatch.setattr(Supernet, "forward", _noting(forward, seen))
     totals, events = {}, []
 
@@ -176,12 +190,12 @@ def test_all_searches_take_the_same_number_of_images_and_none_sees_the_table(
         totals[type(module.search).__name__] = (sum(seen), ledger)
         events.append("search")
 
-    def noted_read(path: Path) -> Table:
+    def noted_read(path: Path) -> TabularBenchmark:
         events.append("table")
         return read(path)
 
     monkeypatch.setattr(strategies, "fit", noted_fit)
-    monkeypatch.setattr(Table, "read", noted_read)
+    monkeypatch.setattr(strategies, "open_table", noted_read)
     write_table(tmp_path / "table.csv.gz")
     arguments = ["--seeds", "1", "--strategies", "darts", "random", "--table", str(tmp_path / "table.csv.gz")]
     main([*arguments, "--out", str(tmp_path / "out")])
@@ -246,3 +260,17 @@ def test_a_budget_says_how_many_steps_there_are_and_a_missing_table_ends_it(
     assert stop.value.code == 2
     assert "there is no table" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_table_ends_it_in_one_sentence(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        strategies, "search", lambda run: {"method": run.method, "seed": 0, "seconds": 0.0, "run": run.key()}
+    )
+    monkeypatch.setattr(strategies, "with_steps", lambda run: replace(run, steps=3))
+    (tmp_path / "table.csv.gz").write_bytes(b"\x1f\x8bnot packed")
+    with pytest.raises(SystemExit) as stop:
+        main(["--seeds", "1", "--table", str(tmp_path / "table.csv.gz"), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "cannot read the table" in capsys.readouterr().err
