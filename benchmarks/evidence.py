@@ -1,4 +1,4 @@
-"""Records of experiments: made, compared with one another, and shown. Nothing is run here.
+"""Records of experiments: made, and compared with one another. Nothing is run here.
 
 A record is plain values, as it lies in ``results/NAME.json``: what was done with what, and for each figure its value
 and how much it may differ when it is measured again.
@@ -7,15 +7,12 @@ and how much it may differ when it is measured again.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from benchmarks.experiment import Figure
-from benchmarks.measure import markdown
-from benchmarks.tabulated import text
 from supernet.errors import SupernetError
 from supernet.files import read_regular
 
@@ -132,7 +129,7 @@ def compare(recorded: Record, now: Record) -> list[Line]:
         both = (one["value"], other["value"])
         difference = "-" if any(isinstance(value, str) for value in both) else f"{both[1] - both[0]:+.3g}"
         verdict = "holds" if holds(*both, tolerance) else "DIFFERS"
-        lines.append(Line(name, shown(one), shown(other), difference, _tolerance(tolerance, one), verdict))
+        lines.append(Line(name, shown(one), shown(other), difference, within(tolerance), verdict))
     return lines
 
 
@@ -147,105 +144,8 @@ def shown(figure: Record | None, unit: bool = False) -> str:
     return f"{figure['value']:.{digits}f}{spread}" + (f" {figure['unit']}" if unit and figure["unit"] else "")
 
 
-def _tolerance(value: float | None, figure: Record) -> str:
+def within(value: float | None) -> str:
+    """How much a figure may differ, as text."""
     if value is None:
         return "any"
     return "equal" if not value else f"± {value:.3g}"
-
-
-def rendered(record: Record) -> str:
-    """The Markdown of a record, whole: what lies in ``results/NAME.md``."""
-    rows = [
-        [
-            figure["name"],
-            shown(figure),
-            figure["unit"] or "-",
-            _tolerance(figure["may_differ"]["same"], figure),
-            _tolerance(figure["may_differ"]["other"], figure),
-            figure["may_differ"]["why"] or "-",
-        ]
-        for figure in record["figures"]
-    ]
-    head = ["figure", "value", "unit", "may differ here", "may differ elsewhere", "why"]
-    parts = [
-        f"# {record['what'][0].upper()}{record['what'][1:]}",
-        f"`python -m benchmarks.reproduce {record['name']}` does it again, and compares. {told(record)}",
-        "\n".join(["```bash", *record["commands"], "```"]),
-        *([record["notes"]] if record["notes"] else []),
-        markdown(head, rows),
-        '"Here" is the same hardware with the same versions. '
-        + (
-            f"Configuration (SHA-256): `{record['configuration']}`."
-            if record["configuration"]
-            else "No step leaves a configuration: the commands say all."
-        ),
-    ]
-    if details := record.get("details"):
-        parts.append(text(details["rows"], details["baselines"]))
-    return "\n\n".join(parts) + "\n"
-
-
-def told(record: Record) -> str:
-    """Date, seeds, hardware and versions, in one sentence or two."""
-    versions = record["versions"]
-    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hardware")
-    took = "" if record["seconds"] is None else f" It took {record['seconds']:,.0f} s."
-    return f"{_when(record)}{versions['hardware']}; {libraries}.{took}"
-
-
-def _when(record: Record) -> str:
-    seeds = record["seeds"]
-    which = (
-        f"{len(seeds)} seeds, mean ± standard deviation; " if len(seeds) > 1 else f"seed {seeds[0]}; " if seeds else ""
-    )
-    return f"{record['date']}; {which}"
-
-
-def readme(page: str, records: Sequence[Record]) -> str:
-    """A page with its tables written anew, each between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
-
-    Raises:
-        SupernetError: the page has no such place, or more than one.
-    """
-    for name, table in {"results": results_table(records), "searches": searches_table(records)}.items():
-        place = re.compile(f"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
-        if len(place.findall(page)) != 1:
-            raise SupernetError(
-                f"the page must have one place between <!-- {name} --> and <!-- /{name} --> for a table"
-            )
-        page = place.sub(lambda _, new=f"<!-- {name} -->\n{table}\n<!-- /{name} -->": new, page)
-    return page
-
-
-def results_table(records: Sequence[Record]) -> str:
-    """A row for each record that has headlines."""
-    rows = []
-    for record in records:
-        measured = [_headline(figure) for figure in record["figures"] if figure["headline"]]
-        if measured:
-            commands = "<br>".join(f"`{command}`" for command in record["commands"])
-            where = f"[{record['what']}](results/{record['name']}.md)"
-            rows.append(f"| {where} | {commands} | {'; '.join(measured)} | {_in_short(record)} |")
-    return "\n".join(["| what | commands | measured | with |", "|---|---|---|---|", *rows])
-
-
-def _headline(figure: Record) -> str:
-    return f"{figure['name']}: {shown(figure, unit=True)}"
-
-
-def _in_short(record: Record) -> str:
-    return f"{_when(record)}{record['versions']['hardware']}; torch {record['versions']['torch']}"
-
-
-def searches_table(records: Sequence[Record]) -> str:
-    """What every search found, in two columns, the best first, and below what takes no search."""
-    lines = []
-    for record in records:
-        if details := record.get("details"):
-            found = {figure["name"]: figure for figure in record["figures"]}
-            order = [row["method"] for row in details["rows"] + details["baselines"]]
-            lines += [f"{name} | {shown(found[name])}" for name in order if name in found]
-    half = (len(lines) + 1) // 2
-    pairs = zip(lines[:half], [*lines[half:], " | "][:half], strict=True)
-    head = ["| search | accuracy, % | | search | accuracy, % |", "|---|---:|---|---|---:|"]
-    return "\n".join([*head, *(f"| {left} | | {right} |" for left, right in pairs)])
