@@ -66,12 +66,11 @@ def readme(page: str, records: Sequence[Record]) -> str:
         SupernetError: the page has no such place, or more than one.
     """
     for name, table in {"results": results_table(records), "searches": searches_table(records)}.items():
-        place = re.compile(f"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
-        if len(place.findall(page)) != 1:
-            raise SupernetError(
-                f"the page must have one place between <!-- {name} --> and <!-- /{name} --> for a table"
-            )
-        page = place.sub(lambda _, new=f"<!-- {name} -->\n{table}\n<!-- /{name} -->": new, page)
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        places = [*re.finditer(f"{begin}\n.*?{end}", page, re.DOTALL)]
+        if len(places) != 1:
+            raise SupernetError(f"the page must have one place between {begin} and {end} for a table")
+        page = f"{page[: places[0].start()]}{begin}\n{table}\n{end}{page[places[0].end() :]}"
     return page
 
 

@@ -22,7 +22,7 @@ from benchmarks.passes import PassCount, fit, steps_within
 from benchmarks.searches import BUDGETS, Run, Setting, merged, methods, prepared
 from benchmarks.strategies import kept, main, sample, with_steps
 from benchmarks.tabulated import COLUMN, RULES, baselines, scores_of, spread, summary, tau
-from supernet.benchmark import NUM_CELLS, TabularBenchmark
+from supernet.benchmark import NUM_CELLS, TabularBenchmark, open_table
 from supernet.cli.parser import STRATEGIES
 from supernet.cost import cost
 from supernet.genotype import Genotype
@@ -180,7 +180,7 @@ def test_all_searches_take_the_same_number_of_images_and_none_sees_the_table(
     toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
-    forward, read = Supernet.forward, strategies.open_table
+    forward, read = Supernet.forward, open_table
     monkeypatch.setattr(Supernet, "forward", _noting(forward, seen))
     totals, events = {}, []
 

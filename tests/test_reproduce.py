@@ -146,9 +146,8 @@ def test_a_line_takes_the_tolerance_of_its_conditions(
     one = summed_up(figure, [(value, None) for value in values])
     std = statistics.stdev(values)
     now = data.draw(NUMBERS)
-    records = [{"figures": [one], "versions": {"python": "1"}}, {"figures": [{**one, "value": now}], "versions": {}}]
-    records[1]["versions"] = {"python": "1" if same else "2"}
-    (line,) = compare(*records)
+    recorded = {"figures": [one], "versions": {"python": "1"}}
+    (line,) = compare(recorded, {"figures": [{**one, "value": now}], "versions": {"python": "1" if same else "2"}})
     allowed = std if same else math.inf if factor is None else factor * std
     assert (line.verdict == "holds") == (abs(now - statistics.fmean(values)) <= allowed or now == one["value"])
 
