@@ -40,7 +40,7 @@ def _cell(run: Run) -> Iterator[str]:
     allowed, skips = look(run.config, "model", "max_skips"), run.cell.ops.count(SKIP)
     if skips > (most := allowed if type(allowed) is int else _MAX_SKIPS):
         yield (
-            f"The search has collapsed: {skips} of {len(run.cell.ops)} edges are skip connections, and a healthy cell"
+            f"The cell has collapsed: {skips} of {len(run.cell.ops)} edges are skip connections, and a healthy cell"
             f" has {most} at most."
         )
     told = run.result.get("genotype", str(run.cell))
@@ -64,19 +64,20 @@ def _rank(rank: Any) -> Iterator[str]:
     scores: dict[str, float] = {}
     for row in rank_rows(rank):
         name = " ".join(str(value) for value in row.values() if isinstance(value, str)).lower()
-        tau = next((finite(value) for key, value in row.items() if "kendall" in str(key).lower()), None)
+        tau = next((finite(row[key]) for key in ("tau", "kendall") if key in row), None)
         if tau is not None:
-            scores.setdefault("count" if "param" in name else "supernet" if "supernet" in name else name, tau)
-    if {"count", "supernet"} <= scores.keys() and scores["supernet"] < scores["count"]:
+            scores.setdefault(next((kind for kind in ("shared", "supernet", "param") if kind in name), name), tau)
+    shared, counted = scores.get("shared", scores.get("supernet")), scores.get("param")
+    if shared is not None and counted is not None and shared < counted:
         yield (
-            f"The supernet ranks cells worse (Kendall {scores['supernet']:.2f}) than their number of parameters does"
-            f" ({scores['count']:.2f}): what it says of cells adds nothing to counting."
+            f"The supernet ranks cells worse (Kendall {shared:.2f}) than their number of parameters does"
+            f" ({counted:.2f}): what it says of cells adds nothing to counting."
         )
 
 
 def rank_rows(rank: Any) -> list[Mapping[str, Any]]:
-    """The rows of a file of ranks, wherever they lie: a list of objects, or the longest such list in an object."""
+    """The rows of a file of ranks: its ``rows``, or the longest list in it, or itself."""
     if isinstance(rank, Mapping):
         lists = [value for value in rank.values() if isinstance(value, list)]
-        rank = max(lists, key=len, default=[rank])
+        rank = rank["rows"] if isinstance(rank.get("rows"), list) else max(lists, key=len, default=[rank])
     return [row for row in rank if isinstance(row, Mapping)] if isinstance(rank, list) else []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from supernet.report.run import Curve, Run
 from supernet.report.text import clip, escape, figure
 
-Values = NDArray[np.float64]
+Values = NDArray[np.floating]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 170, 46, 10, 10, 24
 """Of a picture, and its margins; in units of the page."""
@@ -35,7 +35,7 @@ class Panel:
 PANELS = (
     Panel(
         "Loss",
-        {"network/loss": "network", "arch/loss": "architecture", "train/loss": "training", "val/loss": "validation"},
+        {"network/loss": "network", "arch/loss": "architecture", "train/loss": "training"},
     ),
     Panel(
         "Accuracy in training",
@@ -49,6 +49,7 @@ PANELS = (
         100,
         " %",
     ),
+    Panel("Loss of the mixture on validation images", {"val/loss": "loss"}),
     Panel("Mixture above derived cell", {"val/gap": "gap"}, 100, " points"),
     Panel("Entropy of an edge", {"arch/entropy": "mean"}, 1, " nats"),
     Panel("Temperature", {"arch/temperature": "temperature"}),
@@ -119,10 +120,10 @@ def draw(lines: list[tuple[str, Values, Values]], label: str) -> str:
     finite = np.concatenate([y[np.isfinite(y)] for _, _, y in lines])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1)
+        low, high = low - (abs(low) or 1), high + (abs(high) or 1)
     end = max(float(x[-1]) for _, x, _ in lines)
-    y_ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
-    x_ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(0, end) if 0 <= tick <= end]
+    y_ticks = [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    x_ticks = [tick for tick in map(float, MaxNLocator(5, integer=True).tick_values(0, end)) if 0 <= tick <= end]
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
 
     def across(x: float) -> float:

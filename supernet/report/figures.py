@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import warnings
+from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from supernet.errors import SupernetError
 from supernet.genotype import MAX_NODES, Genotype
@@ -38,8 +42,10 @@ def cell_drawing(cell: Genotype) -> str:
         return inline(drawn, "cell", "The cell as a graph")
 
 
-def probabilities(run: Run) -> str:
-    """The heat map of what a search held likely, from its events; empty if it logged no probabilities.
+def history(run: Run) -> tuple[CellSpace, NDArray[np.int64], NDArray[np.floating]] | None:
+    """What a search held likely over time, from its events: space, batches, and shape (E, O, batches).
+
+    None if it logged no probabilities.
 
     Raises:
         SupernetError: what was logged is no search space, or too large a one.
@@ -49,7 +55,7 @@ def probabilities(run: Run) -> str:
         if match := _TAG.fullmatch(tag):
             found.setdefault((int(match[2]), int(match[1])), {})[match[3]] = tag
     if not found:
-        return ""
+        return None
     ops = list(next(iter(found.values())))
     num_nodes = 1 + max(target for target, _ in found)
     if num_nodes > MAX_NODES or len(found) * len(ops) > _MAX_ROWS:
@@ -58,18 +64,24 @@ def probabilities(run: Run) -> str:
     if set(found) != set(space.edges) or any(set(row) != set(ops) for row in found.values()):
         raise SupernetError("some edges or operations are not among the events")
     curves = [run.curves[found[edge][op]] for edge in space.edges for op in space.ops]
-    steps = curves[0].steps
-    for curve in curves[1:]:
-        steps = np.intersect1d(steps, curve.steps)
+    steps = functools.reduce(np.intersect1d, [curve.steps for curve in curves])
     if not len(steps):
         raise SupernetError("the operations were not logged at the same batches")
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, _MAX_COLUMNS).round().astype(int))]
-    rows = [curve.values[np.searchsorted(curve.steps, steps)] for curve in curves]
-    history = np.nan_to_num(np.stack(rows).reshape(space.num_edges, space.num_ops, len(steps)), posinf=0)
+    rows = np.stack([curve.values[np.searchsorted(curve.steps, steps)] for curve in curves])
+    return space, steps, rows.reshape(space.num_edges, space.num_ops, len(steps))
+
+
+def probabilities(run: Run) -> str:
+    """The heat map of `history`; empty if there is none."""
+    if (found := history(run)) is None:
+        return ""
+    space, steps, values = found
     ends = run.epochs(steps)
     moments = [round(number) for number in (steps + 1 if ends is None else ends).tolist()]
+    shown = np.clip(np.nan_to_num(values), 0, 1)
     with _plain_text():
-        drawn = heat_map([history[:, :, moment] for moment in range(len(steps))], moments, space)
+        drawn = heat_map([shown[:, :, moment] for moment in range(len(steps))], moments, space)
         if ends is None:
             drawn.axes[0].set_xlabel("batch")
         return inline(drawn, "heat", "Probabilities of all operations over time")
@@ -98,7 +110,7 @@ def scatter(standing: Standing) -> tuple[str, int]:
         [*macs[front], macs.max()], [*accuracies[front], accuracies[front[-1]]],
         where="post", color=OP_COLOURS["nor_conv_1x1"], linewidth=1.6,
     )  # fmt: skip
-    marks = {"s": 70, "zorder": 5, "linewidths": 1.2, "edgecolors": "#ffffff"}
+    marks: dict[str, Any] = {"s": 70, "zorder": 5, "linewidths": 1.2, "edgecolors": "#ffffff"}
     axes.scatter(macs[standing.best.index], top, marker="D", color=OP_COLOURS["skip_connect"], **marks)
     axes.scatter(macs[index], standing.place.accuracy, color=OP_COLOURS["nor_conv_3x3"], **{**marks, "s": 110})
     axes.set(ylim=(floor - margin, top + margin), xlabel="million multiply-accumulates", ylabel="accuracy, %")
@@ -107,7 +119,7 @@ def scatter(standing: Standing) -> tuple[str, int]:
         return inline(drawn, "space", "All cells by cost and accuracy"), int((known & ~shown).sum())
 
 
-def _plain_text() -> mpl.RcParams:
+def _plain_text() -> AbstractContextManager[None]:
     """Names are drawn as they are, never as formulas, and in letters that the reader's machine has."""
     return mpl.rc_context({"text.parse_math": False, "svg.fonttype": "none", "savefig.dpi": 160})
 

@@ -117,7 +117,8 @@ def _cell(run: Run) -> str:
         if isinstance(network, Mapping) and (size := _cost(run.cell, network)) is not None:
             rows.append((f"{name}<br><small>{_size(network)}</small>", millions(size.params), millions(size.macs)))
     costs = table(("Network", "Parameters", "MACs"), rows) if rows else ""
-    facts = f"<p><code>{clip(run.cell, 5_000)}</code>.{index}</p><pre>{escape(sketch_cell(run.cell))}</pre>{costs}"
+    string = clip(run.cell, 5_000).replace("+|", "+<wbr>|")
+    facts = f"<p><code>{string}</code>.{index}</p><pre>{escape(sketch_cell(run.cell))}</pre>{costs}"
     return _section("The cell", f'<div class="two"><figure>{cell_drawing(run.cell)}</figure><div>{facts}</div></div>')
 
 
@@ -174,13 +175,19 @@ def _rank(run: Run) -> str:
         data = base64.b64encode(run.rank_picture).decode()
         picture = f'<figure><img alt="Scores against true accuracies" src="data:image/png;base64,{data}"></figure>'
     rows = rank_rows(run.rank)[:_MAX_RANK_ROWS]
-    names = [*dict.fromkeys(key for row in rows for key in row)][:_MAX_RANK_COLUMNS]
+    plain = (key for row in rows for key, value in row.items() if not isinstance(value, list | dict))
+    names = [*dict.fromkeys(plain)][:_MAX_RANK_COLUMNS]
     figures = ""
     if names:
-        figures = table([clip(name, 40) for name in names], [[_value(row.get(name)) for name in names] for row in rows])
+        figures = table(
+            [clip(name, 40).replace("_", " ") for name in names],
+            [[_value(row.get(name)) for name in names] for row in rows],
+        )
     elif run.rank is not None:
         figures = f"<pre>{clip(json.dumps(run.rank, indent=2), 5_000)}</pre>"
-    return _section("Does the supernet rank cells?", picture + figures)
+    meaning = look(run.rank, "meaning")
+    note = f'<p class="note">Held to: {clip(meaning, 300)}.</p>' if isinstance(meaning, str) else ""
+    return _section("Does the supernet rank cells?", note + picture + figures if picture or figures else "")
 
 
 def _value(value: Any) -> str:
@@ -195,7 +202,7 @@ def _reproduce(run: Run) -> str:
     config, lines = run.folder / CONFIG, []
     if run.config and run.is_final:
         cell = quoted(run.folder / GENOTYPE)
-        lines = [f"python derive.py --config {quoted(config)} --genotype {cell} --model.genotype="]
+        lines = ["python derive.py \\", f"    --config {quoted(config)} \\", f"    --genotype {cell} --model.genotype="]
     elif run.config:
         lines = [
             f"python train.py --config {quoted(config)}",

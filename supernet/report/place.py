@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supernet.benchmark import DATASETS, NUM_CELLS, Column, Place, TabularBenchmark
 from supernet.benchmark.tabular import Figures
@@ -42,7 +43,7 @@ class Standing(NamedTuple):
     macs: Figures
     """Of all cells, in millions, by official index."""
     accuracies: Figures
-    front: Figures
+    front: NDArray[np.intp]
     """Official indices of the Pareto front, by rising cost."""
     neighbours: list[Neighbour]
     """All that the table knows, the best first."""

@@ -109,10 +109,10 @@ class Run:
             return None
         return last + 1, round(number) + 1
 
-    def epochs(self, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    def epochs(self, steps: NDArray[np.int64]) -> NDArray[np.floating] | None:
         """How many epochs had been trained after each of these batches; None if the events do not tell."""
         ends = self._epoch_ends()
-        return None if ends is None or ends[0] <= 0 else (steps + 1) * (ends[1] / ends[0])
+        return None if ends is None or ends[0] <= 0 else (steps + 1.0) * (ends[1] / ends[0])
 
     @property
     def span(self) -> tuple[float, float] | None:
@@ -249,8 +249,9 @@ def _read_events(run: Run) -> None:
                 run.curves[tag] = _curve(accumulator.Scalars(tag))
     except Exception as error:  # TensorBoard says what it cannot read by many of them
         run.missing.append(f"TensorBoard's events cannot be read to their end ({_reason(error)}).")
-    seconds = (file.name.split(".")[3] for file in files)
-    run.starts = sorted(float(part) for part in seconds if part.isdecimal() and len(part) < 12)
+    # A process counts its files: the second one of a final training is that of the test.
+    begun = (file.name.split(".")[3] for file in files if file.name.endswith(".0"))
+    run.starts = sorted(float(part) for part in begun if part.isdecimal() and len(part) < 12)
 
 
 def _curve(events: list[Any]) -> Curve:

@@ -45,7 +45,8 @@ code,pre{{font:.86em/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono
 code{{overflow-wrap:anywhere}}
 pre{{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;padding:.8rem 1rem;overflow-x:auto;
 margin:.7rem 0}}
-.two{{display:grid;grid-template-columns:minmax(0,1.15fr) minmax(0,1fr);gap:2rem;align-items:center}}
+.two{{display:grid;grid-template-columns:minmax(0,1.2fr) minmax(0,1fr);gap:2rem;align-items:center}}
+.two pre{{font-size:.76rem}}
 .panels{{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1.5rem 1.6rem}}
 figure{{margin:0}}
 .panel figcaption{{display:flex;flex-wrap:wrap;gap:0 .9rem;font-size:.8rem;margin-bottom:.15rem}}
@@ -65,7 +66,7 @@ path.line0{{stroke:var(--nor_conv_1x1)}}circle.line0{{fill:var(--nor_conv_1x1)}}
 path.line1{{stroke:var(--avg_pool_3x3)}}circle.line1{{fill:var(--avg_pool_3x3)}}
 path.line2{{stroke:var(--skip_connect)}}circle.line2{{fill:var(--skip_connect)}}
 path.line3{{stroke:var(--nor_conv_3x3)}}circle.line3{{fill:var(--nor_conv_3x3)}}
-svg.cell{{max-width:30rem;margin:0 auto}}
+svg.cell{{max-width:34rem;margin:0 auto}}
 svg.heat{{min-width:36rem;max-width:52rem}}svg.space{{min-width:32rem;max-width:52rem}}
 img{{max-width:100%;background:#fff;border-radius:.4rem}}
 .scroll{{overflow-x:auto}}
@@ -75,7 +76,8 @@ th{{font-weight:600;color:var(--soft);font-size:.8rem}}
 .number{{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}}
 summary{{cursor:pointer;margin-top:.8rem}}
 footer{{margin-top:2.4rem;border-top:1px solid var(--rule);padding-top:1rem}}
-@media (max-width:46rem){{main{{padding:1.4rem 1rem 2rem}}h1{{font-size:1.7rem}}.two{{grid-template-columns:1fr}}
+@media (max-width:46rem){{main{{padding:1.4rem 1rem 2rem}}h1{{font-size:1.7rem}}
+.two{{grid-template-columns:minmax(0,1fr)}}
 .tiles{{grid-template-columns:repeat(2,1fr);gap:.6rem}}.tile b{{font-size:1.2rem}}pre{{font-size:.75rem}}}}
 @media print{{body{{font-size:10pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 main{{max-width:none;padding:0}}.panels{{grid-template-columns:repeat(3,1fr)}}

@@ -38,7 +38,7 @@ def figure(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 0 to 1 in percent.
+    r"""A share of 0 to 1 in percent.
 
     >>> percent(0.87482)
     '87.48\xa0%'
