@@ -179,10 +179,8 @@ def _rank(run: Run) -> str:
     names = [*dict.fromkeys(plain)][:_MAX_RANK_COLUMNS]
     figures = ""
     if names:
-        figures = table(
-            [clip(name, 40).replace("_", " ") for name in names],
-            [[_value(row.get(name)) for name in names] for row in rows],
-        )
+        body = [[_value(row.get(name)) for name in names] for row in rows]
+        figures = table([clip(name, 40).replace("_", " ") for name in names], body)
     elif run.rank is not None:
         figures = f"<pre>{clip(json.dumps(run.rank, indent=2), 5_000)}</pre>"
     meaning = look(run.rank, "meaning")

@@ -128,7 +128,7 @@ class Run:
         if not self.curves:
             return None
         times = np.unique(np.concatenate([curve.times for curve in self.curves.values()]))
-        starts = sorted(self.starts) or [float(times[0])]
+        starts = [min([float(times[0]), *self.starts[:1]]), *self.starts[1:]]
         ends = [*starts[1:], math.inf]
         sessions = [times[(times >= start) & (times < end)] for start, end in zip(starts, ends, strict=True)]
         return float(sum(seen[-1] - start for start, seen in zip(starts, sessions, strict=True) if len(seen)))
