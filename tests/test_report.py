@@ -461,6 +461,15 @@ def test_ranks_of_any_layout_are_tolerated(tmp_path: Path, layout: Any) -> None:
     checked(page(Run(tmp_path, rank=layout)))
 
 
+@pytest.mark.parametrize("odd", [3, "text", [], [1], {"max_epochs": "many", "class_path": 5, "genotype": {}}, 10**400])
+def test_a_configuration_of_any_layout_is_tolerated(tmp_path: Path, odd: Any) -> None:
+    config = {"model": odd, "data": odd, "trainer": odd, "seed_everything": odd}
+    record = dict.fromkeys(("strategy", "epoch", "num_epochs", "network", "metrics", "versions", "source"), odd)
+    result = dict.fromkeys(("test_accuracy", "epochs", "seconds", "hyperparameters", "versions"), odd)
+    for told in ({}, result):
+        checked(page(Run(tmp_path, config, "text", None, record, told)))
+
+
 def test_a_real_search_has_a_page(tmp_path: Path, table: TabularBenchmark, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"default_root_dir": tmp_path, "max_epochs": 2, "limit_train_batches": 3, "enable_progress_bar": "false"}
     args = ["--model.channels=2", "--model.num_cells=1", "--data.name=digits", "--trainer.log_every_n_steps=1"]

@@ -12,7 +12,8 @@ from supernet.errors import SupernetError, one_line
 from supernet.files import write_whole
 from supernet.report.page import page
 from supernet.report.place import Standing, choose_column, standing
-from supernet.report.run import Run, find_run, read_run
+from supernet.report.read import find_run, read_run
+from supernet.report.run import Run
 
 
 def main(args: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ def _unfinished(run: Run) -> Iterator[str]:
         yield f"The run is not finished: {done} of {asked} epochs."
     if run.is_final and not run.result:
         yield "The final training has left no result: it was not finished, or not tested."
-    for name, limit in (look(run.config, "trainer") or {}).items() if run.config else ():
+    options = look(run.config, "trainer")
+    for name, limit in options.items() if isinstance(options, Mapping) else ():
         if str(name).startswith("limit_") and str(name).endswith("_batches") and limit not in (None, 1.0):
             yield f"Only a part of the data was used: trainer.{name} is {str(limit)[:40]}."
 

@@ -21,7 +21,8 @@ from supernet.report.cautions import cautions, rank_rows
 from supernet.report.curves import draw_panel, panels
 from supernet.report.figures import cell_drawing, probabilities
 from supernet.report.place import Standing
-from supernet.report.run import GENOTYPE, Run, finite, look
+from supernet.report.read import GENOTYPE
+from supernet.report.run import Run, finite, look
 from supernet.report.space import accuracy, space
 from supernet.report.style import STYLE
 from supernet.report.text import clip, duration, escape, figure, millions, moment, percent, table
