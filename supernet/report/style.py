@@ -83,5 +83,6 @@ footer{{margin-top:2.4rem;border-top:1px solid var(--rule);padding-top:1rem}}
 main{{max-width:none;padding:0}}.panels{{grid-template-columns:repeat(3,1fr)}}
 .tiles{{grid-template-columns:repeat(6,1fr);gap:.4rem}}.tile{{padding:.4rem .5rem}}.tile b{{font-size:1rem}}
 svg.heat,svg.space{{min-width:0;max-width:34rem}}figure,.tile,table,aside,.two{{break-inside:avoid}}
-h2{{break-after:avoid}}pre{{white-space:pre-wrap}}}}
+h2{{break-after:avoid}}pre{{white-space:pre-wrap}}
+.two{{grid-template-columns:1fr 1fr;gap:1rem}}.two pre{{white-space:pre;font-size:6.5pt;padding:.5rem}}}}
 """.strip()
