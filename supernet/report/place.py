@@ -1,0 +1,100 @@
+"""Where a cell lies in the space, by the table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet.benchmark import DATASETS, NUM_CELLS, Column, Place, TabularBenchmark
+from supernet.benchmark.tabular import Figures
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.ranking import expected_best, pareto_front
+from supernet.space import CellSpace
+
+NUM_DRAWN = 100
+"""Random cells whose best one a search has to beat."""
+
+
+class Neighbour(NamedTuple):
+    """A cell that differs on one edge."""
+
+    edge: tuple[int, int]
+    old: str
+    new: str
+    place: Place
+
+
+class Standing(NamedTuple):
+    """A cell among all cells."""
+
+    column: Column
+    source: str
+    cell: Genotype
+    place: Place
+    share_below: float
+    """Of all cells, how many are worse; 0 to 1."""
+    best: Genotype
+    best_place: Place
+    random_best: float
+    """Expected best of 100 cells drawn at random, in percent."""
+    macs: Figures
+    """Of all cells, in millions, by official index."""
+    accuracies: Figures
+    front: NDArray[np.intp]
+    """Official indices of the Pareto front, by rising cost."""
+    neighbours: list[Neighbour]
+    """All that the table knows, the best first."""
+
+    @property
+    def num_known(self) -> int:
+        """Cells that the table knows."""
+        return int(np.count_nonzero(~np.isnan(self.accuracies)))
+
+
+def choose_column(table: TabularBenchmark, data: str, name: str | None) -> Column:
+    """The column of that name; else what papers report on the data set, or on CIFAR-10, or any accuracy there is.
+
+    Raises:
+        SupernetError: there is no such column, or it holds no accuracies.
+    """
+    accuracies = [column for column in table.columns if column.measure in ("valid", "test")]
+    if name is not None:
+        column = Column.parse(name)
+        if column not in accuracies:
+            raise SupernetError(
+                f"{table.source} has no accuracies {column}; pass as --column one of {', '.join(map(str, accuracies))}"
+            )
+        return column
+    if not accuracies:
+        raise SupernetError(f"{table.source} has no accuracies; pass a table of NAS-Bench-201")
+    reported = Column.reported(data if data in DATASETS else "cifar10")
+    return reported if reported in accuracies else accuracies[0]
+
+
+def standing(table: TabularBenchmark, column: Column, cell: Genotype) -> Standing:
+    """Look a cell up, and all that it is compared with.
+
+    Raises:
+        SupernetError: the table does not know the cell.
+    """
+    place, accuracies = table.place(cell, column), table.values(column)
+    known = accuracies[~np.isnan(accuracies)]
+    costs = [table.cost(Genotype.from_index(index), column.dataset).macs for index in range(NUM_CELLS)]
+    macs, best = np.array(costs) / 1e6, table.best(column)
+    return Standing(
+        column, table.source, cell, place, float(np.mean(known < place.accuracy)), best, table.place(best, column),
+        expected_best(known, NUM_DRAWN), macs, accuracies, pareto_front(macs, accuracies),
+        _neighbours(table, column, cell),
+    )  # fmt: skip
+
+
+def _neighbours(table: TabularBenchmark, column: Column, cell: Genotype) -> list[Neighbour]:
+    found = []
+    for other in CellSpace().neighbours(cell):
+        (edge,) = (edge for edge, op in cell.edges.items() if other.edges[edge] != op)
+        if not np.isnan(table.values(column)[other.index]):
+            found.append(Neighbour(edge, cell.edges[edge], other.edges[edge], table.place(other, column)))
+    return sorted(found, key=lambda neighbour: neighbour.place.rank)
