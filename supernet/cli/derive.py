@@ -17,7 +17,7 @@ from supernet.benchmark.tabulated import Tabulated
 from supernet.cli.base import CommandLine, describe_cell
 from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype
 from supernet.cli.command import command
-from supernet.cli.protocol import compared, differences
+from supernet.cli.protocol import beside_the_table, trained
 from supernet.cli.table import open_tabulated
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
@@ -184,16 +184,19 @@ def _extract(cli: DeriveCommand) -> None:
 
 
 def _retrain(cli: DeriveCommand, folder: Path) -> None:
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer, model, data, genotype = cli.trainer, cli.model, cli.datamodule, cli.model.network.genotype
     cli.fit()
     seconds, epochs = cli.keeper.seconds, trainer.current_epoch
     tested = trainer.test(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
     accuracy = tested[0].get("test/accuracy") if tested else None
-    beside, told = _beside_the_table(cli, accuracy)
+    beside: dict[str, Any] = {}
+    told = None
+    if cli.tabulated is not None:
+        beside, told = beside_the_table(cli.tabulated, trained(trainer, model, data), genotype, accuracy)
     result = {
-        "genotype": str(model.network.genotype),
+        "genotype": str(genotype),
         "data": data.name,
         "test_accuracy": accuracy,
         "epochs": epochs,
@@ -217,35 +220,3 @@ def _retrain(cli: DeriveCommand, folder: Path) -> None:
         )
     if told:
         print(told)
-
-
-def _beside_the_table(cli: DeriveCommand, accuracy: float | None) -> tuple[dict[str, Any], str]:
-    """What the table says of the cell that was retrained, for the result, and in words if both are known."""
-    if cli.tabulated is None:
-        return {}, ""
-    trainer, hparams = cli.trainer, cli.model.hparams
-    record = cli.tabulated.record(cli.model.network.genotype)
-    epochs = (
-        trainer.current_epoch
-        if trainer.current_epoch == trainer.max_epochs
-        else (f"{trainer.current_epoch} of {trainer.max_epochs}")
-    )
-    trained = {
-        "data set": cli.datamodule.name,
-        "epochs": epochs,
-        "C": hparams["channels"],
-        "N": hparams["num_cells"],
-        "batch size": cli.datamodule.batch_size,
-        "learning rate": hparams["lr"],
-        "momentum": hparams["momentum"],
-        "weight decay": hparams["weight_decay"],
-        "precision": trainer.precision,
-        "training batches left out": len(cli.datamodule.train_dataloader()) - int(trainer.num_training_batches),
-        "test batches left out": len(cli.datamodule.test_dataloader()) - sum(map(int, trainer.num_test_batches)),
-    }
-    found = differences(trained, cli.tabulated.column)
-    if accuracy is None or record["accuracy"] is None:
-        return {"tabulated": {**record, "difference": None, "protocol_differences": found}}, ""
-    difference = 100 * accuracy - record["accuracy"]
-    told = compared(100 * accuracy, record["accuracy"], found)
-    return {"tabulated": {**record, "difference": difference, "protocol_differences": found}}, told

@@ -45,7 +45,7 @@ class SearchCommand(CommandLine):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with what leaves the cell behind."""
         tabulated = self.tabulated
-        callbacks: list[Callback] = [GenotypeExport(tabulated and tabulated.record), SearchPictures()]
+        callbacks: list[Callback] = [GenotypeExport(tabulated.record if tabulated else None), SearchPictures()]
         if tabulated is not None:
             check_tabulated(self.model.supernet.space, tabulated.table.source)
             callbacks.append(TabulatedAccuracy(tabulated.table, tabulated.column))
