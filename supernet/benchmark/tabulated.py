@@ -33,6 +33,8 @@ class Tabulated:
 
     def __post_init__(self) -> None:
         accuracies = [str(column) for column in self.table.columns if column.measure in ("valid", "test")]
+        if not accuracies:
+            raise SupernetError(f"{self.table.source} is no table of NAS-Bench-201: it has no column of accuracies")
         if str(self.column) not in accuracies:
             raise SupernetError(
                 f"{self.table.source} has no accuracies {self.column}: {nearest(str(self.column), accuracies)}"

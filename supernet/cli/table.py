@@ -22,7 +22,7 @@ def add_table_options(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--column",
         type=str | None,
-        help="Its column; what papers report on this data set, if it has that, else on cifar10, if not given.",
+        help="Its column. If not given: what papers report on this data set, or on cifar10 if it is not tabulated.",
     )
 
 
@@ -31,8 +31,8 @@ def open_tabulated(config: Any, epochs: int = 200) -> Tabulated | None:
 
     Args:
         config: the options of the command.
-        epochs: how long the trainings of the column should have been, where the command does not say and the table
-            has a choice; else 200.
+        epochs: how long the trainings of the column should have been, where the command names none and the table has
+            a choice; else 200.
 
     Raises:
         SupernetError: the table cannot be read, or has no such column.
@@ -41,16 +41,18 @@ def open_tabulated(config: Any, epochs: int = 200) -> Tabulated | None:
         if config.column is not None:
             raise SupernetError(f"--column {config.column} is a column of a table: pass --table FILE, too")
         return None
+    named = None if config.column is None else Column.parse(config.column)
     table = open_table(Path(config.table).expanduser())
-    if config.column is not None:
-        return Tabulated(table, Column.parse(config.column))
-    dataset = config.data.name if config.data.name in DATASETS else "cifar10"
-    short, long = Column.reported(dataset, 12), Column.reported(dataset, 200)
-    return Tabulated(table, short if epochs == 12 and short in table.columns else long)
+    if named is not None:
+        return Tabulated(table, named)
+    own = [config.data.name] if config.data.name in DATASETS else []
+    lengths = [12, 200] if epochs == 12 else [200]
+    wanted = [Column.reported(dataset, length) for dataset in [*own, "cifar10"] for length in lengths]
+    return Tabulated(table, next((column for column in wanted if column in table.columns), wanted[0]))
 
 
 def other_images(tabulated: Tabulated, dataset: str) -> str | None:
     """A sentence for figures that are of another data set than the cell is searched on; None if they are not."""
     if tabulated.column.dataset == dataset:
         return None
-    return f"the search is on {dataset}; what the table tells of its cells is of {tabulated.column.meaning}"
+    return f"this search is on {dataset}, and what the table tells of its cells is of {tabulated.column.meaning}"
