@@ -6,7 +6,7 @@ import gc
 import json
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,10 @@ from supernet.module import SearchModule
 from supernet.retrain import RetrainModule
 from supernet.space import CellSpace
 from supernet.strategies import DARTS, ENAS, GDAS, SPOS, RandomSearch, SearchStrategy
+from tests.processes import KILL, Fault
+from tests.processes import run as run_apart
 from tests.test_cli import NETWORK, QUICK_START, TINY, Result, nothing_was_trained, run, sentence
+from tests.test_resume import curves, last
 from tests.test_resume import differences as different_bits
 
 REPORTED, SHORT = Column.reported("cifar10"), Column.reported("cifar10", 12)
@@ -61,7 +64,7 @@ class Looked(Callback):
         assert isinstance(pl_module, SearchModule)
         if pl_module.genotype is not None:
             self.cells.append(pl_module.genotype)
-        held = {**trainer.callback_metrics, **trainer.logged_metrics, **trainer.progress_bar_metrics}
+        held: dict[str, Any] = {**trainer.callback_metrics, **trainer.logged_metrics, **trainer.progress_bar_metrics}
         self.metrics.append({name: float(value) for name, value in held.items() if name != "images_per_second"})
         if self.walks:
             self.is_reached = reaches_the_table(pl_module)
@@ -123,7 +126,7 @@ def searched(folder: Path, strategy: SearchStrategy, with_table: bool, *more: Ca
     return Searched(module, looked, events, folder)
 
 
-STRATEGIES = {
+STRATEGIES: dict[str, Callable[[], SearchStrategy]] = {
     "compares the likeliest cells": lambda: GDAS(top_k=5),
     "argmax": DARTS,
     "evolution": lambda: SPOS(population=4, generations=2),
@@ -302,6 +305,23 @@ def test_the_search_command_tells_what_its_cell_reaches_and_goes_on_with_a_run_w
     assert SHORT.meaning in line(fresh, "tabulated")
     told = json.loads(fresh.path("genotype").read_text())["provenance"]["tabulated"]
     assert told["rank"] == 1 + (cell.index or 0)  # the short column is the other way round
+
+
+def test_a_run_begun_without_a_table_and_killed_goes_on_with_one_as_the_same_run(tmp_path: Path, table: str) -> None:
+    small = ["--model.channels", "2", "--model.num_cells", "1", "--trainer.limit_train_batches", "4"]
+    args = [*small, "--trainer.max_epochs", "3", "--model.score_images", "64"]
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+    assert run_apart(tmp_path / "whole", "search", args).status == 0
+    assert run_apart(tmp_path / "broken", "search", args, Fault(KILL, 6)).status == -KILL  # in the second epoch
+    ended = run_apart(tmp_path / "broken", "search", [*args, "--table", table, "--resume"])
+    assert (ended.status, ended.err) == (0, "")
+    assert "going on with" in ended.out
+    assert different_bits(last(tmp_path / "whole"), last(tmp_path / "broken")) == []
+    own, others = (curves(tmp_path / folder) for folder in ("broken", "whole"))
+    table_curves = {name: own.pop(name) for name in [*own] if name.startswith("table/")}
+    assert own == others
+    assert [step for step, _ in table_curves["table/rank"]] == [7, 11]  # those since
 
 
 MISTAKES = {
