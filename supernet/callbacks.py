@@ -1,9 +1,10 @@
-"""What a search leaves behind while it runs: the genotype file and TensorBoard's pictures."""
+"""What a search leaves behind while it runs: the genotype file, TensorBoard's pictures, figures of a table."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from supernet.benchmark import Column, TabularBenchmark
+from supernet.benchmark.tabulated import Tabulated, check_tabulated
+from supernet.genotype import Genotype
 from supernet.module import SearchModule
 from supernet.plot import draw_cell, heat_map
 from supernet.ranks import world_size
@@ -30,9 +34,14 @@ class EpochLines(Callback):
 
 
 class GenotypeExport(Callback):
-    """Writes ``genotype.json`` into the folder of the run whenever a cell is derived, and at the end."""
+    """Writes ``genotype.json`` into the folder of the run whenever a cell is derived, and at the end.
 
-    def __init__(self) -> None:
+    Args:
+        tabulated: what a table says of a cell, in plain values; it goes into the file and nowhere else.
+    """
+
+    def __init__(self, tabulated: Callable[[Genotype], Mapping[str, Any]] | None = None) -> None:
+        self.tabulated = tabulated
         self._derived_in: int | None = None
         self._has_written = False
 
@@ -42,6 +51,8 @@ class GenotypeExport(Callback):
         if pl_module.genotype is not None and not trainer.sanity_checking:
             self._derived_in, self._has_written = trainer.current_epoch, True
             record = {"cost": pl_module.cost(pl_module.genotype)._asdict(), **pl_module.record()}
+            if self.tabulated is not None:
+                record["tabulated"] = self.tabulated(pl_module.genotype)
             if trainer.is_global_zero:  # all ranks derive and look at the metrics; one writes
                 pl_module.genotype.save(run_dir(trainer) / "genotype.json", record)
 
@@ -60,6 +71,50 @@ class GenotypeExport(Callback):
             self.on_validation_end(trainer, pl_module)
         elif self._has_written and pl_module.went_back:
             self.on_validation_end(trainer, pl_module)
+
+
+class TabulatedAccuracy(Callback):
+    """Shows what each derived cell really reaches by a column of accuracies of a table of NAS-Bench-201:
+    ``table/accuracy``, in percent, ``table/rank`` and ``table/regret``.
+
+    It only looks. The figures go straight to the loggers and not among the metrics of the trainer, so that nothing can
+    be chosen by them. Of a cell that the table lacks it shows nothing.
+
+    Raises:
+        SupernetError: the table has no such accuracies; at the start of a search of other cells.
+    """
+
+    def __init__(self, table: TabularBenchmark, column: Column) -> None:
+        self._tabulated = Tabulated(table, column)
+        self._shown: tuple[int, Genotype] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse another space, and show what the figures mean."""
+        assert isinstance(pl_module, SearchModule)
+        check_tabulated(pl_module.supernet.space, self._tabulated.table.source)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_text("table/meaning", self._tabulated.column.meaning)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the cell of this epoch."""
+        assert isinstance(pl_module, SearchModule)
+        now = trainer.fit_loop.total_batch_idx, pl_module.genotype
+        if trainer.sanity_checking or now[1] is None or now == self._shown:
+            return
+        self._shown = now[0], now[1]
+        if (place := self._tabulated.place(now[1])) is not None:
+            figures = {f"table/{name}": value for name, value in place._asdict().items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=now[0])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In the last epoch, show the cell that was derived without a validation."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self.on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show a cell that was gone back to, or derived at last."""
+        self.on_validation_end(trainer, pl_module)
 
 
 class SearchPictures(Callback):

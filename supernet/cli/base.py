@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -25,6 +25,7 @@ from supernet.cli.command import Interrupted, requeue
 from supernet.cli.configuration import MODE, check_arguments
 from supernet.cli.parser import Parser
 from supernet.cli.restored import check_counted
+from supernet.cli.table import add_table_options
 from supernet.errors import SupernetError
 from supernet.files import FULL, remove_leftovers, write_whole
 from supernet.genotype import Genotype
@@ -42,7 +43,6 @@ class CommandLine(LightningCLI):
         args: the command line, without the name of the program.
         usage: the command with its arguments, in one line.
         description: what the command does.
-        callbacks: callbacks that every run has.
     """
 
     folder: Path
@@ -57,7 +57,6 @@ class CommandLine(LightningCLI):
         args: Sequence[str],
         usage: str,
         description: str,
-        callbacks: list[Callback],
     ) -> None:
         self.keeper = LastCheckpoint(check=check_archive)
         check_arguments(args)
@@ -73,7 +72,7 @@ class CommandLine(LightningCLI):
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 trainer_defaults={
-                    "callbacks": [*callbacks, self.keeper],
+                    "callbacks": [self.keeper],
                     **launched_defaults(),
                     "enable_model_summary": False,
                     "num_sanity_val_steps": 0,
@@ -102,6 +101,7 @@ class CommandLine(LightningCLI):
             action="store_true",
             help="Go on with the newest run that was given the same options; begin one where there is none.",
         )
+        add_table_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were passed in, whatever the program itself was called with."""

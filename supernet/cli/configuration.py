@@ -25,7 +25,7 @@ _GROUPS = ("model", "data", "trainer")
 _OWN = ("model.search.", "model.terms.", "model.derivation.")
 """Options of classes: what one of one's own makes of its text is its own business."""
 
-_NO_CONFIGURATION = ("checkpoint", "genotype")
+_NO_CONFIGURATION = ("checkpoint", "genotype", "table")
 
 
 def load(text: str) -> Any:

@@ -13,9 +13,12 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
+from supernet.benchmark.tabulated import Tabulated
 from supernet.cli.base import CommandLine, describe_cell
 from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype
 from supernet.cli.command import command
+from supernet.cli.protocol import beside_the_table, trained
+from supernet.cli.table import open_tabulated
 from supernet.cost import cost
 from supernet.data import RetrainData, SearchData
 from supernet.derivation import TopK
@@ -29,7 +32,7 @@ from supernet.space import is_connected
 from supernet.versions import versions
 
 _USAGE = (
-    "derive.py (CHECKPOINT | --genotype CELL) [--no_retrain] [--config FILE]"
+    "derive.py (CHECKPOINT | --genotype CELL) [--no_retrain] [--config FILE] [--table FILE]"
     " [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 )
 
@@ -64,6 +67,7 @@ class DeriveCommand(CommandLine):
     """The command line of the final training."""
 
     checkpoint: dict[str, Any] | None = None
+    tabulated: Tabulated | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where the cell comes from, and what happens to it; the final recipe for 12 epochs."""
@@ -105,7 +109,8 @@ class DeriveCommand(CommandLine):
                 break  # another data set lies elsewhere
 
     def before_instantiate_classes(self) -> None:
-        """Find the cell."""
+        """Open the table, if there is one, and find the cell."""
+        self.tabulated = open_tabulated(self.config, self.config.trainer.max_epochs)
         path = self.config.checkpoint
         if self.checkpoint is None:
             genotype, self.record = parse_genotype(self.config.genotype), {"source": self.config.genotype}
@@ -154,7 +159,7 @@ class DeriveCommand(CommandLine):
 
 
 def _derive(args: Sequence[str]) -> None:
-    with closing(DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION, [])) as cli:
+    with closing(DeriveCommand(RetrainModule, RetrainData, args, _USAGE, _DESCRIPTION)) as cli:
         if cli.trainer.is_global_zero:
             _extract(cli)
         if not cli.config.no_retrain:
@@ -165,26 +170,33 @@ def _extract(cli: DeriveCommand) -> None:
     genotype, folder = cli.model.network.genotype, cli.folder
     hparams = cli.model.hparams
     size = cost(genotype, hparams["channels"], hparams["num_cells"], cli.datamodule.num_classes, cli.model.image_shape)
-    genotype.save(folder / "genotype.json", {"cost": size._asdict(), **cli.record})
+    known = {} if cli.tabulated is None else {"tabulated": cli.tabulated.record(genotype)}
+    genotype.save(folder / "genotype.json", {"cost": size._asdict(), **cli.record, **known})
     drawing = io.BytesIO()
     draw_cell(genotype).savefig(drawing, dpi=150)
     write_whole(folder / "cell.png", drawing.getvalue())
     print(describe_cell(genotype, str(size)))
     if not is_connected(genotype):
         print("Note: the input does not reach the output of this cell; it cannot learn more than chance.\n")
+    if cli.tabulated is not None:
+        print(f"tabulated  {cli.tabulated.told(genotype)}")
     print(f"genotype   {folder / 'genotype.json'}\ndrawing    {folder / 'cell.png'}")
 
 
 def _retrain(cli: DeriveCommand, folder: Path) -> None:
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer, model, data, genotype = cli.trainer, cli.model, cli.datamodule, cli.model.network.genotype
     cli.fit()
     seconds, epochs = cli.keeper.seconds, trainer.current_epoch
     tested = trainer.test(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
     accuracy = tested[0].get("test/accuracy") if tested else None
+    beside: dict[str, Any] = {}
+    told = None
+    if cli.tabulated is not None:
+        beside, told = beside_the_table(cli.tabulated, trained(trainer, model, data), genotype, accuracy)
     result = {
-        "genotype": str(model.network.genotype),
+        "genotype": str(genotype),
         "data": data.name,
         "test_accuracy": accuracy,
         "epochs": epochs,
@@ -193,6 +205,7 @@ def _retrain(cli: DeriveCommand, folder: Path) -> None:
         "hyperparameters": {name: value for name, value in model.hparams.items() if not name.startswith("_")},
         "batch_size": data.batch_size,
         "versions": versions(trainer.strategy.root_device),
+        **beside,
     }
     write_whole(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     program = export_program(model.network, data.normalise, model.image_shape, folder / "network.pt2")
@@ -205,3 +218,5 @@ def _retrain(cli: DeriveCommand, folder: Path) -> None:
             f"Test accuracy on {data.name}: {100 * accuracy:.2f} %, {epochs} epochs from scratch in {seconds:.0f} s"
             f" on {where}, last epoch"
         )
+    if told:
+        print(told)

@@ -19,8 +19,7 @@ CONFIG, CHECKPOINT = "config.yaml", Path("checkpoints", "last.ckpt")
 """What a run was asked to do, and its last state; both in its folder."""
 
 _HOW_IT_RUNS = {
-    "config",
-    "resume",
+    *("config", "resume", "table", "column"),
     *(f"data.{name}" for name in ("root", "download", "on_device")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "logger")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "profiler")),
