@@ -133,14 +133,17 @@ class Cell101(nn.Module):
         vertices = {0: inputs}
         for v in range(1, last):
             terms = [vertices[u][:, : self.channels[v]] for u in range(1, v) if matrix[u][v]]
-            vertices[v] = self.ops[str(v)](sum(terms + self._projected(inputs, v)))
+            vertices[v] = self.ops[str(v)](_sum(terms + self._projected(inputs, v)))
         feeding = [vertices[v] for v in range(1, last) if matrix[v][last]]
-        outputs: Tensor = sum(([torch.cat(feeding, 1)] if feeding else []) + self._projected(inputs, last))
-        return outputs
+        return _sum(([torch.cat(feeding, 1)] if feeding else []) + self._projected(inputs, last))
 
     def _projected(self, inputs: Tensor, vertex: int) -> list[Tensor]:
         """What the input gives to a vertex: one term or none."""
         return [self.projections[str(vertex)](inputs)] if str(vertex) in self.projections else []
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
 
 
 def _make_op(op: str, channels: int) -> nn.Module:

@@ -145,7 +145,7 @@ class Spec:
         if (self.ops[0], self.ops[-1]) != (INPUT, OUTPUT):
             return f"its first and last operations are {INPUT!r} and {OUTPUT!r}, not {self.ops[0]!r}, {self.ops[-1]!r}"
         unknown = [op for op in self.ops[1:-1] if op not in OPS]
-        return f"it has an unknown operation {unknown[0]!r}: {nearest(unknown[0], OPS)}" if unknown else ""
+        return f"it has an unknown operation {unknown[0]!r}: {nearest(unknown[0], (*OPS, *_SHORT))}" if unknown else ""
 
     @cached_property
     def hash(self) -> str:
