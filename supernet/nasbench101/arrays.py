@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ from supernet.files import check_regular, write_whole
 MAX_BYTES = 2**28
 """Of a file; the whole table has 174 million."""
 
-_MAX_MEMBERS = 16
+_MAX_MEMBERS, _MAX_HEADER_BYTES = 16, 256
+# numpy's own reader of headers lets other errors than ValueError through.
+_HEADER = re.compile(rb"\{'descr': '(\S{1,8})', 'fortran_order': (False|True), 'shape': \(([\d, ]*)\), \}\s*")
 _END = struct.Struct("<4s4H2LH")  # signature, two disks, members here and in all, bytes of the list, its place, comment
 
 
@@ -85,13 +88,18 @@ def _open(file: BinaryIO, path: Path, member: zipfile.ZipInfo, kind: str) -> NDA
         raise ValueError(f"{name} is not where the file says")
     start = member.header_offset + 30 + sum(struct.unpack("<2H", head[26:]))
     file.seek(start)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{name} is an array of another version than 1.0")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=256)
-    begin, end = file.tell(), file.seek(0, io.SEEK_END)
+    preamble = file.read(10)
+    if len(preamble) < 10 or preamble[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError(f"{name} is no array of the .npy format 1.0")
+    header = _HEADER.fullmatch(file.read(min(_MAX_HEADER_BYTES, *struct.unpack("<H", preamble[8:]))))
+    if not header:
+        raise ValueError(f"the header of {name} is not as numpy writes it")
+    stored, by_columns, lengths = (part.decode() for part in header.groups())
+    shape = tuple(int(length) for length in lengths.split(",") if length.strip())
+    if stored != kind or by_columns == "True" or min(shape, default=1) < 1:
+        raise ValueError(f"{name} must be a {kind} array of rows, got {stored} of shape {shape}")
+    begin, end, dtype = file.tell(), file.seek(0, io.SEEK_END), np.dtype(kind)
     num_bytes = math.prod(shape) * dtype.itemsize  # not numpy's product, which may overflow
-    if dtype.hasobject or dtype != np.dtype(kind) or by_columns or min(shape, default=1) < 1:
-        raise ValueError(f"{name} must be a {kind} array of rows, got {dtype.str} of shape {shape}")
     if begin - start + num_bytes != member.file_size or begin + num_bytes > end:
         raise ValueError(f"{name} has {member.file_size:,} bytes, which is not what its shape {shape} needs")
     return np.memmap(path, dtype, "r", begin, shape)
