@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import SupernetError
-from supernet.nasbench101.spec import CONV1X1, CONV3X3, MAXPOOL3X3, Spec
+from supernet.nasbench101.reading import CONV1X1, CONV3X3, MAXPOOL3X3
+from supernet.nasbench101.spec import Spec
 from supernet.network import check_image_size, check_skeleton
 from supernet.norm import BatchNorm2d
 

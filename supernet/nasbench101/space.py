@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from supernet.errors import SupernetError
-from supernet.nasbench101.spec import INPUT, MAX_EDGES, MAX_VERTICES, OPS, OUTPUT, Matrix, Spec, adjacent, graph_hash
+from supernet.nasbench101.hashing import adjacent, graph_hash
+from supernet.nasbench101.reading import INPUT, OUTPUT, Matrix
+from supernet.nasbench101.spec import MAX_EDGES, MAX_VERTICES, OPS, Spec
 
 NUM_CELLS_BY_VERTICES = {2: 1, 3: 6, 4: 84, 5: 2_441, 6: 62_010, 7: 359_082}
 """Cells of each number of vertices."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from supernet.errors import SupernetError, nearest
-
-INPUT, OUTPUT = "input", "output"
-CONV3X3, CONV1X1, MAXPOOL3X3 = "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"
+from supernet.nasbench101.hashing import adjacent, graph_hash
+from supernet.nasbench101.reading import (
+    CONV1X1,
+    CONV3X3,
+    INPUT,
+    MAXPOOL3X3,
+    OUTPUT,
+    SHORT,
+    Matrix,
+    read_matrix,
+    read_ops,
+)
 
 OPS = (CONV3X3, CONV1X1, MAXPOOL3X3)
 """Operations of the inner vertices, in the official order."""
@@ -24,11 +30,7 @@ OPS = (CONV3X3, CONV1X1, MAXPOOL3X3)
 MAX_VERTICES, MAX_EDGES = 7, 9
 """Of a cell of the space, once it is pruned."""
 
-_MOST_VERTICES = 64  # before pruning: far above any cell in use, it keeps hostile input cheap
 _LABELS = {INPUT: -1, OUTPUT: -2, **{op: label for label, op in enumerate(OPS)}}
-_SHORT = {"conv3x3": CONV3X3, "conv1x1": CONV1X1}
-
-Matrix = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, init=False)
@@ -61,7 +63,7 @@ class Spec:
     ops: tuple[str, ...]
 
     def __init__(self, matrix: ArrayLike, ops: ArrayLike) -> None:
-        rows, names = _read_matrix(matrix), _read_ops(ops)
+        rows, names = read_matrix(matrix), read_ops(ops)
         if len(names) != len(rows):
             raise SupernetError(f"a cell has one operation for each vertex, got {len(names)} for {len(rows)} vertices")
         object.__setattr__(self, "matrix", rows)
@@ -145,7 +147,7 @@ class Spec:
         if (self.ops[0], self.ops[-1]) != (INPUT, OUTPUT):
             return f"its first and last operations are {INPUT!r} and {OUTPUT!r}, not {self.ops[0]!r}, {self.ops[-1]!r}"
         unknown = [op for op in self.ops[1:-1] if op not in OPS]
-        return f"it has an unknown operation {unknown[0]!r}: {nearest(unknown[0], (*OPS, *_SHORT))}" if unknown else ""
+        return f"it has an unknown operation {unknown[0]!r}: {nearest(unknown[0], (*OPS, *SHORT))}" if unknown else ""
 
     @cached_property
     def hash(self) -> str:
@@ -208,41 +210,6 @@ def is_well_formed(matrix: Any, ops: Any) -> bool:
     return not why_malformed(matrix, ops)
 
 
-def adjacent(matrix: Matrix) -> tuple[list[list[int]], list[list[int]]]:
-    """The vertices that feed each vertex, and those that each vertex feeds."""
-    vertices = range(len(matrix))
-    return (
-        [[x for x in vertices if matrix[x][y]] for y in vertices],
-        [[y for y in vertices if matrix[x][y]] for x in vertices],
-    )
-
-
-def graph_hash(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], labels: Sequence[int]) -> str:
-    """The official hash of a graph: each vertex hashes its neighbours' hashes and its own, V times over.
-
-    Args:
-        before: the vertices that feed each vertex.
-        after: the vertices that each vertex feeds.
-        labels: of each vertex: -1 for the input, -2 for the output, else the number of its operation in `OPS`.
-    """
-    hashes = [_first_hash(len(a), len(b), label) for a, b, label in zip(after, before, labels, strict=True)]
-    for _ in labels:
-        hashes = [
-            _md5("".join(sorted([hashes[u] for u in b])) + "|" + "".join(sorted([hashes[w] for w in a])) + "|" + own)
-            for b, a, own in zip(before, after, hashes, strict=True)
-        ]
-    return _md5(str(sorted(hashes)))
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-@functools.cache
-def _first_hash(num_after: int, num_before: int, label: int) -> str:
-    return _md5(str((num_after, num_before, label)))
-
-
 def _steps(cell: Spec) -> Iterator[Spec]:
     """One entry above the diagonal flipped, or one inner operation exchanged."""
     for x, y in itertools.combinations(range(cell.num_vertices), 2):
@@ -253,45 +220,3 @@ def _steps(cell: Spec) -> Iterator[Spec]:
         for op in OPS:
             if op != cell.ops[vertex]:
                 yield Spec(cell.matrix, (*cell.ops[:vertex], op, *cell.ops[vertex + 1 :]))
-
-
-def _read_matrix(matrix: Any) -> Matrix:
-    rows = [_items(row) for row in _items(matrix.split() if isinstance(matrix, str) else matrix)]
-    if not 2 <= len(rows) <= _MOST_VERTICES or any(len(row) != len(rows) for row in rows):
-        lengths = sorted({len(row) for row in rows})
-        raise SupernetError(
-            f"the matrix of a cell is square, with 2 to {_MOST_VERTICES} rows, got {len(rows)} rows of length"
-            f" {lengths[:3]}"
-        )
-    read = tuple(tuple(_bit(entry) for entry in row) for row in rows)
-    for x, row in enumerate(read):
-        if any(row[: x + 1]):
-            y = row.index(1)
-            raise SupernetError(
-                f"edges go from a vertex to a later one, so ones are above the diagonal, got one in row {x},"
-                f" column {y}; number the vertices in the order in which they are computed"
-            )
-    return read
-
-
-def _read_ops(ops: Any) -> tuple[str, ...]:
-    names = _items(ops.split(",") if isinstance(ops, str) else ops)
-    for name in names:
-        if not isinstance(name, str):
-            raise SupernetError(f"the operations of a cell are names, got {name!r}")
-    return tuple(_SHORT.get(str(name), str(name)) for name in names)
-
-
-def _items(given: Any) -> list[Any]:
-    """The items of a list, a row of digits, or an array, as Python's own numbers."""
-    given = given.tolist() if hasattr(given, "tolist") else given
-    if not isinstance(given, str | Sequence):
-        raise SupernetError(f"a cell is made of a matrix and a list of operations, got {type(given).__name__}")
-    return list(given)
-
-
-def _bit(entry: Any) -> int:
-    entry = entry.item() if isinstance(entry, np.generic) else entry
-    if (isinstance(entry, str) and entry in ("0", "1")) or (isinstance(entry, int | float) and entry in (0, 1)):
-        return int(entry)
-    raise SupernetError(f"the matrix of a cell holds zeros and ones, got {entry!r}")

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from supernet.benchmark import Answer, Repeat
 from supernet.errors import SupernetError, nearest
 from supernet.nasbench101.arrays import open_arrays
+from supernet.nasbench101.reading import INPUT, OUTPUT, Matrix
 from supernet.nasbench101.records import EPOCHS
 from supernet.nasbench101.space import unpack
-from supernet.nasbench101.spec import INPUT, MAX_VERTICES, OPS, OUTPUT, Matrix, Spec
+from supernet.nasbench101.spec import MAX_VERTICES, OPS, Spec
 
 NUM_REPEATS = 3
 
@@ -127,9 +128,7 @@ class TabularBenchmark101:
         spec = self._spec(row)
         return Trained(spec.matrix, spec.ops, int(self._arrays["params"][row]), seconds, train, valid, test)
 
-    def trained(
-        self, cell: Spec | str, epochs: int = 108, repeat: Repeat = "mean", stop_halfway: bool = False
-    ) -> Answer:
+    def trained(self, cell: Spec, epochs: int = 108, repeat: Repeat = "mean", stop_halfway: bool = False) -> Answer:
         """What a training tells a search, the validation accuracy in percent, and what it costs.
 
         A ledger of these keeps the official account, seconds and epochs, half of them if the training stops halfway:
@@ -185,7 +184,8 @@ class TabularBenchmark101:
             return known[[repeat.randrange(len(known))]] if len(known) else known
         if isinstance(repeat, bool) or not isinstance(repeat, int) or not 0 <= repeat < NUM_REPEATS:
             raise SupernetError(f"a training is 0, 1, 2, 'mean' or a random.Random, got repeat={repeat!r}")
-        return known[known == repeat]
+        matching: NDArray[np.intp] = known[known == repeat]
+        return matching
 
     def _budget(self, epochs: int) -> int:
         if epochs not in self.epochs:
