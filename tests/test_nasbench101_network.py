@@ -38,7 +38,7 @@ def test_networks_have_as_many_parameters_as_published(cell: tuple[str, str], co
 
 
 @given(fitting, st.integers(6, 20), st.integers(1, 4), st.integers(2, 12), st.integers(1, 4))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_closed_form_counts_what_the_module_has(
     spec: Spec, channels: int, num_cells: int, num_classes: int, image_channels: int
 ) -> None:
@@ -119,7 +119,7 @@ def by_formula(cell: Cell101, inputs: Tensor) -> Tensor:
 
 
 @given(fitting, st.integers(0, 100), st.integers(1, 5), st.integers(5, 9))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_cell_computes_what_the_formulas_say(spec: Spec, seed: int, channels_in: int, channels_out: int) -> None:
     torch.manual_seed(seed)
     cell = Cell101(spec.pruned, channels_in, channels_out).double().eval()

@@ -116,7 +116,7 @@ def test_dead_ends_do_not_change_the_hash() -> None:
 
 
 @given(fitting)
-@many
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_the_hash_does_not_depend_on_the_order_of_the_vertices(spec: Spec) -> None:
     assert {permuted(spec, order).hash for order in orders(spec)} == {spec.hash}
 
