@@ -216,9 +216,33 @@ def test_a_question_without_an_answer_is_refused(
 
 
 def test_what_is_no_cell_of_the_table_is_not_in_it(table: TabularBenchmark101) -> None:
-    for absent in ("", "0" * 32, BEST.hash[:-2], BEST.hash + "00", "é" * 32, 3, None, Spec("00 00", "input,output")):
+    for absent in (
+        "",
+        "0" * 32,
+        BEST.hash[:-2],
+        BEST.hash + "00",
+        "é" * 32,
+        BEST.hash.upper(),
+        f" {BEST.hash}",
+        3,
+        None,
+        Spec("00 00", "input,output"),
+    ):
         assert absent not in table
     assert list(cells(4))[1] not in table
+
+
+def test_hashes_that_end_in_zeros_are_told_apart() -> None:
+    arrays = some_arrays()
+    names = ["00" * 16, "00" * 15 + "01", "ff" * 14 + "0000", "ff" * 15 + "00", "ff" * 16]
+    arrays["hashes"] = np.array([list(bytes.fromhex(name)) for name in names], np.uint8)
+    table = TabularBenchmark101(arrays)
+    assert list(table.hashes()) == names
+    for name, params in zip(names, table.params(), strict=True):
+        assert table.query(name).trainable_parameters == params
+    assert "ff" * 13 + "000000" not in table
+    with pytest.raises(SupernetError, match="the table has no array 'params', and needs hashes, "):
+        TabularBenchmark101({name: array for name, array in arrays.items() if name != "params"})
 
 
 WELL = training(ASYMMETRIC, 12, random.Random(0))
@@ -274,8 +298,11 @@ def some_arrays() -> dict[str, NDArray[Any]]:
         ("hashes", lambda array: array[::-1], "does not have its hashes in rising order"),
         ("hashes", lambda array: array[[0, 0, 1, 2, 3]], "does not have its hashes in rising order"),
         ("hashes", lambda array: array[:, :8], r"has hashes of shape \(5, 8\), and \(5, 16\) belongs there"),
+        ("hashes", lambda array: array[0, 0], r"has hashes of shape \(\), and \(5, 16\) belongs there"),
         ("hashes", lambda array: array[:0], "must be a .* array of rows, got .* of shape \\(0, 16\\)"),
-        ("params", lambda array: array[:3], r"has params of shape \(3,\), and \(5,\)"),
+        ("params", lambda array: array[:3], r"has hashes of shape \(5, 16\), and \(3, 16\)"),
+        ("params", lambda array: array[0], r"has hashes of shape \(5, 16\), and \(1, 16\)"),
+        ("operations", lambda array: array[:3], r"has operations of shape \(3,\), and \(5,\)"),
         ("params", lambda array: array.astype(np.float64), "params.npy must be a <i4 array of rows, got <f8"),
         ("params", lambda array: array.astype(">i4"), "params.npy must be a <i4 array of rows, got >i4"),
         ("epochs", lambda array: array + 1, r"has trainings of \(5, 13, 37, 109\) epochs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +32,8 @@ KINDS = {"hashes": "|u1", "adjacency": "<u4", "operations": "<u2", "params": "<i
 number in `OPS`, or 3 for none;
 ``params`` (N,); ``epochs`` (E,); ``metrics`` (N, E, 3 repeats, halfway and end, 4 of `FIGURES`), NaN for no training.
 """
+
+_HASH = re.compile("[0-9a-f]{32}")
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -67,7 +70,10 @@ class TabularBenchmark101:
 
     def __init__(self, arrays: Arrays, source: str = "the table") -> None:
         self.source, self._arrays = source, arrays
-        num_cells, num_budgets = len(arrays["hashes"]), arrays["epochs"].size
+        missing = [name for name in KINDS if name not in arrays]
+        if missing:
+            raise SupernetError(f"{source} has no array {missing[0]!r}, and needs {', '.join(KINDS)}")
+        num_cells, num_budgets = arrays["params"].size, arrays["epochs"].size
         shapes = dict[str, tuple[int, ...]].fromkeys(KINDS, (num_cells,)) | {
             "hashes": (num_cells, 16), "epochs": (num_budgets,),
             "metrics": (num_cells, num_budgets, NUM_REPEATS, 2, len(FIGURES)),
@@ -203,12 +209,11 @@ class TabularBenchmark101:
 
     def _find(self, name: str) -> int | None:
         """The row of a hash."""
-        try:
-            key = np.frombuffer(bytes.fromhex(name), np.uint8).view("S16")
-        except ValueError:
+        if not _HASH.fullmatch(name):
             return None
-        row = int(np.searchsorted(self._names, key[0])) if len(key) == 1 else len(self)
-        return row if row < len(self) and self._names[row] == key[0] else None
+        (key,) = np.frombuffer(bytes.fromhex(name), "S16")
+        row = int(np.searchsorted(self._names, key))
+        return row if row < len(self) and self._names[row] == key else None
 
     def _row(self, cell: Spec | str) -> int:
         if isinstance(cell, Spec) and cell.outside:
