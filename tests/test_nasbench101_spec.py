@@ -112,6 +112,26 @@ def test_dead_ends_do_not_change_the_hash() -> None:
     assert dead != unfed
 
 
+def float_hash(spec: Spec) -> str:
+    """The hash that the official code gives a matrix of floats, which is in no table: degrees are written 1.0."""
+    md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
+    matrix = np.array(spec.matrix, float)
+    labels = [-1, *(OPS.index(op) for op in spec.ops[1:-1]), -2]
+    degrees = zip(matrix.sum(1).tolist(), matrix.sum(0).tolist(), labels, strict=True)
+    hashes = [md5(str(each)) for each in degrees]
+    for _ in labels:
+        hashes = [
+            md5("|".join(["".join(sorted(np.array(hashes)[side > 0])) for side in (matrix[:, v], matrix[v])] + [own]))
+            for v, own in enumerate(hashes)
+        ]
+    return md5(str(sorted(hashes)))
+
+
+def test_a_matrix_of_floats_hashes_as_one_of_integers() -> None:
+    for spec in (INCEPTION, BEST, sample(random.Random(1)).pruned):
+        assert Spec(np.array(spec.matrix, float), spec.ops).hash == spec.hash != float_hash(spec)
+
+
 # Isomorphism
 
 
@@ -367,18 +387,3 @@ def test_draws_repeat_fit_and_are_spread_as_matrices_of_coin_flips() -> None:
     counts = Counter(op for spec in draws for op in spec.ops[1:-1])
     for op in OPS:  # 2,000 draws of probability 1/3: five standard deviations
         assert abs(counts[op] - 2_000 / 3) < 5 * (2_000 * 2 / 9) ** 0.5
-
-
-def float_hash(spec: Spec) -> str:
-    """The hash that the official code gives a matrix of floats: degrees are written 1.0."""
-    md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
-    matrix = np.array(spec.matrix, float)
-    labels = [-1, *(OPS.index(op) for op in spec.ops[1:-1]), -2]
-    degrees = zip(matrix.sum(1).tolist(), matrix.sum(0).tolist(), labels, strict=True)
-    hashes = [md5(str(each)) for each in degrees]
-    for _ in labels:
-        hashes = [
-            md5("|".join(["".join(sorted(np.array(hashes)[side > 0])) for side in (matrix[:, v], matrix[v])] + [own]))
-            for v, own in enumerate(hashes)
-        ]
-    return md5(str(sorted(hashes)))

@@ -1,7 +1,8 @@
 """The table of NAS-Bench-101 at the command line.
 
 ``python -m supernet.nasbench101 convert nasbench_full.tfrecord --out nasbench101.npz`` makes a table of the published
-file, once; ``python -m supernet.nasbench101 show nasbench101.npz CELL`` looks a cell up.
+file, once (it was tried on files of that format, not on the published one);
+``python -m supernet.nasbench101 show nasbench101.npz CELL`` looks a cell up.
 """
 
 from __future__ import annotations
