@@ -201,7 +201,9 @@ class TabularBenchmark101:
     def _figures(self, row: int, epochs: int) -> NDArray[np.float32]:
         """Those of a cell and a budget, shape (3, 2, 4)."""
         figures = np.array(self._arrays["metrics"][row, self._budget(epochs)])
-        if (figures < 0).any() or (figures[..., :3] > 1).any() or np.isinf(figures).any():
+        with np.errstate(invalid="ignore"):  # of a NaN
+            damaged = (figures < 0).any() or (figures[..., :3] > 1).any() or np.isinf(figures).any()
+        if damaged:
             raise SupernetError(
                 f"{self.source} is damaged in row {row:,}: accuracies are from 0 to 1; convert it again"
             )
