@@ -280,14 +280,12 @@ class Supernet(Skeleton):
         plain = self.is_compiled and not (
             self.may_compile and torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
         )
-        remaining = iter(plans)
-        for number, block in enumerate(self.blocks):
-            plan = next(remaining) if isinstance(block, MixedCell) else None
-            if number < first:
-                continue
+        passed = sum(isinstance(block, MixedCell) for block in self.blocks[:first])
+        remaining = iter(plans[passed:])
+        for block in self.blocks[first:]:
             if isinstance(block, MixedCell):
                 cell = block.forward if plain else block
-                features = cell(features, plan)
+                features = cell(features, next(remaining))
             else:
                 features = block(features)
         logits: Tensor = self.head(features)

@@ -118,8 +118,10 @@ def scatter(
     """
     figure = Figure(figsize=(5.2 * len(scores) + 0.6, 4.6), layout="constrained")
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    # A few cells learn nothing: with them, the others would be a line at the top.
+    shown = truth >= np.quantile(truth, 0.05) - 2
     # In an order that has nothing to do with the groups, else the last one lies on top of the others.
-    order = np.random.default_rng(0).permutation(len(truth))
+    order = np.random.default_rng(0).permutation(np.flatnonzero(shown))
     for axes, (name, values) in zip(panels, scores.items(), strict=True):
         points = axes.scatter(
             values[order], truth[order], c=np.asarray(groups)[order], s=6, alpha=0.6, linewidths=0, cmap="viridis"
@@ -127,7 +129,6 @@ def scatter(
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(measured, parse_math=False)
-    # A few cells learn nothing; the others would be a line at the top.
-    panels[0].set_ylim(bottom=max(float(np.quantile(truth, 0.05)) - 2, float(truth.min()) - 1))
+    panels[0].set_title(f"{len(order):,} cells; {np.sum(~shown):,} below these are not shown", fontsize=8, loc="left")
     panels[-1].legend(*points.legend_elements(), title=of, loc="lower right", fontsize=8, title_fontsize=8)
     return figure

@@ -88,6 +88,7 @@ def _right(
     supernet: Supernet, cells: Sequence[Genotype], images: Tensor, labels: Tensor, calibration: Sequence[Tensor]
 ) -> Tensor:
     """How many images each cell gets right, on the device, one number each."""
+    answers: Iterator[Tensor]
     if calibration:
         answers = (recalibrated(supernet, cell, calibration)(images) for cell in cells)
     elif supernet.partial_channels > 1:

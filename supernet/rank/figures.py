@@ -57,11 +57,11 @@ def compare(shared: Mapping[Genotype, float], table: TabularBenchmark, column: C
     Raises:
         SupernetError: the table has no such column, or fewer than two of the cells.
     """
-    indices = {cell: cell.index for cell in shared}
-    if None in indices.values():
+    indices = {cell: cell.index for cell in shared if cell.index is not None}
+    if len(indices) < len(shared):
         raise SupernetError(
             f"{table.source} has the cells of NAS-Bench-201, and this search has others, such as"
-            f" {next(cell for cell, index in indices.items() if index is None)}; leave --table out"
+            f" {next(cell for cell in shared if cell.index is None)}; leave --table out"
         )
     values = table.values(column)
     cells = sorted((cell for cell, index in indices.items() if not np.isnan(values[index])), key=indices.__getitem__)

@@ -60,7 +60,7 @@ def open_search(
     for name, limit in {"val": num_images, "train": recalibration_images}.items():
         images, labels = data.sets[name]
         data.sets[name] = ImageSet(images[:limit], labels[:limit])
-    like = supernet.stem.get_submodule("0").weight
+    like = supernet.stem.get_parameter("0.weight")
     batches = [(images.to(like), labels.to(device)) for images, labels in data.val_dataloader()]
     calibration = [images.to(like) for images, _ in data.calibration_dataloader()] if recalibration_images else []
     digest = hashlib.sha256()
