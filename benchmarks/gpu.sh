@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Every row that needs a GPU, in parts:
-#   bash benchmarks/gpu.sh check|speed|darts|compiled|gdas|retrain DATA OUT
-# DATA holds cifar-10-batches-py; OUT takes logs and tables. A summary comes last.
+#   bash benchmarks/gpu.sh check|speed|darts|compiled|gdas|retrain|rank DATA OUT [TABLE]
+# DATA holds cifar-10-batches-py; OUT takes logs and tables; TABLE is the one of NAS-Bench-201. A summary comes last.
 set -euo pipefail
-part=${1:?check, speed, darts, compiled, gdas or retrain}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
+part=${1:?check, speed, darts, compiled, gdas, retrain or rank}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
 mkdir -p "$out"
 cd "$(dirname "$0")/.."
 search=(--data.root "$data" --trainer.precision bf16-mixed --trainer.check_val_every_n_epoch 10
@@ -41,6 +41,13 @@ case $part in
       --data.root "$data" --trainer.precision bf16-mixed --trainer.default_root_dir "$out/logs" \
       --trainer.enable_progress_bar false
     tail -3 "$out/retrain.log" ;;
+  rank) # a short training, then all 15,625 cells on 2,048 images
+    timed rank_search python3 train.py --config configs/fairnas.yaml "${search[@]}" --trainer.max_epochs 10 --model.recalibration_images 0 \
+      --trainer.default_root_dir "$out/rank_logs"
+    checkpoint=$(find "$out/rank_logs" -name last.ckpt | sort -V | tail -1)
+    timed rank python3 -m supernet.rank "$checkpoint" --root "$data" --out "$out/rank" --precision bf16-mixed \
+      ${4:+--table "$4"}
+    tail -30 "$out/rank.log" ;;
   *) echo "no such part: $part" >&2; exit 2 ;;
 esac
 cat "$out/times.txt"

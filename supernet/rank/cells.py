@@ -45,8 +45,8 @@ def choose_cells(space: CellSpace, which: str, seed: int) -> list[Genotype]:
 def distinct_cells(cells: Sequence[Genotype]) -> list[Genotype]:
     """One of those that compute the same function by the benchmark's rules, in the order of the first of each.
 
-    It is the one with the fewest parameters, which has no operations without effect; of equals, the first. Of all
-    cells of NAS-Bench-201 these are 6,466.
+    It is the one with the fewest parameters, so with the fewest operations that have no effect; of equals, the first.
+    Of all cells of NAS-Bench-201 these are 6,466.
     """
     kept: dict[str, Genotype] = {}
     for cell in cells:

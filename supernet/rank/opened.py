@@ -71,9 +71,9 @@ def open_search(
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "data": data.name,
         "images": len(data.sets["val"].labels),
-        "batch_size": max(len(labels) for _, labels in batches),
         "norm": "recalibrated" if calibration else "batch",
         "recalibration_images": len(data.sets["train"].labels) if calibration else 0,
+        "batch_size": max(len(labels) for _, labels in batches),
         "images_sha256": digest.hexdigest(),
         "device": device.type,
     }

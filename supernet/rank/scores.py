@@ -31,7 +31,7 @@ class Scores:
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], space: CellSpace) -> None:
-        self.path, self.header, self.space = path, json.dumps(identity, sort_keys=True), space
+        self.path, self.header, self.space = path, json.dumps(identity), space
         self.known: dict[Genotype, float] = {}
         """What is in the file."""
         try:
