@@ -46,7 +46,7 @@ case $part in
       --trainer.default_root_dir "$out/rank_logs"
     checkpoint=$(find "$out/rank_logs" -name last.ckpt | sort -V | tail -1)
     timed rank python3 -m supernet.rank "$checkpoint" --root "$data" --out "$out/rank" --precision bf16-mixed \
-      ${4:+--table "$4"}
+      --batch_size 2048 ${4:+--table "$4"}
     tail -30 "$out/rank.log" ;;
   *) echo "no such part: $part" >&2; exit 2 ;;
 esac

@@ -111,6 +111,7 @@ def test_it_goes_on_with_what_is_missing(found: Found, tmp_path: Path) -> None:
     ("options", "expected"),
     [
         (["--images", "32"], "images was 64, now it is 32"),
+        (["--batch_size", "32"], "batch_size was 64, now it is 32"),
         (["--norm", "recalibrated", "--recalibration_images", "64"], "norm was batch, now it is recalibrated"),
         (["--precision", "bf16-mixed"], "precision was 32-true, now it is bf16-mixed"),
     ],
@@ -134,9 +135,9 @@ def test_held_to_a_table(found: Found, tmp_path: Path) -> None:
     cells = sorted(shared, key=lambda cell: cell.index or 0)
     truth = [table.accuracy(cell) for cell in cells]
     rows = {row["score"]: row for row in record["rows"]}
-    assert list(rows)[0] == "shared accuracy"
+    assert next(iter(rows)) == "shared accuracy"
     assert len(rows) == 5
-    by_hand = {
+    by_hand: dict[str, list[float]] = {
         "shared accuracy": [shared[cell] for cell in cells],
         "parameter count": [cost(cell).params for cell in cells],
         "effective parameter count": [effective_params(cell) for cell in cells],
@@ -194,6 +195,7 @@ def test_statistics_of_its_own_and_bfloat16(found: Found, tmp_path: Path) -> Non
         ("--cells 1", "--cells is all, distinct or a number"),
         ("--cells 15626", "--cells is all, distinct or a number"),
         ("--images 1", "must be at least 2"),
+        ("--batch_size 1", "--batch_size must be at least 2"),
         ("--recalibration_images 64", "pass --norm recalibrated"),
         (f"--column {COLUMN}", "pass --table"),
         ("--table nothing.csv", "cannot read the table nothing.csv"),

@@ -51,7 +51,9 @@ def main(args: Sequence[str]) -> None:
     if not given.checkpoint.is_file():
         raise SupernetError(f"there is no checkpoint {given.checkpoint}; a search leaves one in its checkpoints folder")
     device = torch.device(given.device)
-    opened = open_search(given.checkpoint, given.root, given.images, given.recalibration_images, device)
+    opened = open_search(
+        given.checkpoint, given.root, given.images, given.recalibration_images, device, given.batch_size
+    )
     opened.identity["precision"] = given.precision
     column = None if table is None else _column(table, given.column, opened.identity["data"])
     cells = choose_cells(opened.supernet.space, given.cells, given.seed)
@@ -100,6 +102,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a search")
     parser.add_argument("--cells", default="all", help="all (the default), distinct, or how many to draw at random")
     parser.add_argument("--images", type=int, default=2048, help="validation images of the search; 2048 if not given")
+    parser.add_argument("--batch_size", type=int, help="images in a batch; as in the search if not given")
     parser.add_argument("--norm", choices=["batch", "recalibrated"], default="batch",
                         help="statistics of the batch at hand, as in the search, or its own for each cell")  # fmt: skip
     parser.add_argument("--recalibration_images", type=int, help="of which a cell makes its own; 1024 if not given")
@@ -119,6 +122,8 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     if given.norm == "batch" and given.recalibration_images is not None:
         raise SupernetError("--recalibration_images are for statistics of its own; pass --norm recalibrated, too")
     given.recalibration_images = 0 if given.norm == "batch" else given.recalibration_images or 1024
+    if given.batch_size is not None and given.batch_size < 2:
+        raise SupernetError(f"--batch_size must be at least 2 for batch normalisation, got {given.batch_size}")
     if given.images < 2 or given.recalibration_images < 0 or given.recalibration_images == 1:
         raise SupernetError(
             "--images and --recalibration_images must be at least 2 for batch normalisation, got"

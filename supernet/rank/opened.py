@@ -35,9 +35,14 @@ class Opened:
 
 
 def open_search(
-    path: Path, root: str | None, num_images: int, recalibration_images: int, device: torch.device
+    path: Path,
+    root: str | None,
+    num_images: int,
+    recalibration_images: int,
+    device: torch.device,
+    batch_size: int | None = None,
 ) -> Opened:
-    """Open a checkpoint and the first images of the validation of its search, in equal batches of its size at most.
+    """Open a checkpoint and the first images of the validation of its search, in equal batches.
 
     Args:
         path: the checkpoint.
@@ -45,6 +50,7 @@ def open_search(
         num_images: images on which cells are compared; all there are if these are fewer.
         recalibration_images: images of the other half, of which a cell makes its statistics; 0 for none.
         device: where it is computed.
+        batch_size: images in a batch, at most; as in the validation of the search if not given.
 
     Raises:
         SupernetError: it is no such checkpoint, or there are no such images.
@@ -55,7 +61,8 @@ def open_search(
         raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
     supernet = build_search(str(path), checkpoint).supernet.to(device).requires_grad_(False)
     options = {name: value for name, value in searched.items() if not name.startswith("_")}
-    data = SearchData(**{**options, "download": False, **({} if root is None else {"root": root})})
+    asked = {"root": root, "eval_batch_size": batch_size, "download": False}
+    data = SearchData(**{**options, **{name: value for name, value in asked.items() if value is not None}})
     data.setup()
     for name, limit in {"val": num_images, "train": recalibration_images}.items():
         images, labels = data.sets[name]
