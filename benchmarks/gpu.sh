@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every row that needs a GPU, in parts:
 #   bash benchmarks/gpu.sh check|speed|darts|compiled|gdas|retrain DATA OUT
-#   bash benchmarks/gpu.sh tabulated DATA OUT TABLE
+#   bash benchmarks/gpu.sh tabulated|rank DATA OUT TABLE
 # DATA holds cifar-10-batches-py; OUT takes logs and tables; TABLE is one of NAS-Bench-201. A summary comes last.
 set -euo pipefail
-part=${1:?check, speed, darts, compiled, gdas, retrain or tabulated}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
+part=${1:?check, speed, darts, compiled, gdas, retrain, tabulated or rank}; data=${2:?folder of CIFAR-10}; out=${3:?folder for the results}
 table=${4:+$(realpath "$4")}
 mkdir -p "$out"
 cd "$(dirname "$0")/.."
@@ -52,6 +52,13 @@ case $part in
         --trainer.enable_progress_bar false --resume
     done
     grep -A1 "^Test accuracy" "$out"/tabulated_*.log ;;
+  rank) # a short training, then all 15,625 cells on 2,048 images
+    timed rank_search python3 train.py --config configs/fairnas.yaml "${search[@]}" --trainer.max_epochs 10 --model.recalibration_images 0 \
+      --trainer.default_root_dir "$out/rank_logs"
+    checkpoint=$(find "$out/rank_logs" -name last.ckpt | sort -V | tail -1)
+    timed rank python3 -m supernet.rank "$checkpoint" --root "$data" --out "$out/rank" --precision bf16-mixed \
+      --batch_size 2048 --table "${table:?table of NAS-Bench-201}"
+    tail -30 "$out/rank.log" ;;
   *) echo "no such part: $part" >&2; exit 2 ;;
 esac
 cat "$out/times.txt"

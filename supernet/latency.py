@@ -101,7 +101,7 @@ def main(args: Sequence[str]) -> None:
     out, given["image_shape"] = given.pop("out"), tuple(given["image_shape"])
     if given["batch_size"] < 1:
         raise SupernetError(f"batch_size must be at least 1, got {given['batch_size']}")
-    _check_device(given["device"])
+    check_device(given["device"])
     table = operation_latencies(**given)
     write_whole(out, (json.dumps(table, indent=2) + "\n").encode())
     for op, ms in table.items():
@@ -109,12 +109,13 @@ def main(args: Sequence[str]) -> None:
     print(f"written to {out}")
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise `SupernetError` for a device that is not there."""
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # of the last two are devices that torch lacks
         reason = str(error).strip().partition("\n")[0]
-        raise SupernetError(f"nothing can be measured on device {name!r} ({reason}); pass --device cpu") from None
+        raise SupernetError(f"nothing can be computed on device {name!r} ({reason}); pass --device cpu") from None
 
 
 if __name__ == "__main__":

@@ -210,6 +210,13 @@ class MixedCell(nn.Module):
         outputs = F.conv2d(rectified, weight, padding="same")
         return batch_norm(outputs, term.scale, synchronised=self.synchronised)
 
+    def on_edge(self, op: str, target: int, source: int, node: Tensor) -> Tensor:
+        """One operation, any but ``none``, on one edge alone: shape (B, C, H, W) as the source node."""
+        if op in CONVOLUTIONS:
+            return self._convolve(source, F.relu(node), Term(op, (target,), torch.ones(1)))
+        outputs: Tensor = self.fixed[op](node)
+        return outputs
+
     def edge_weight(self, op: str, target: int, source: int) -> Tensor:
         """The kernel of a convolution on one edge, shape (C, C, K, K): a view into the shared parameter."""
         first = (target - source - 1) * self.channels

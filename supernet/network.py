@@ -258,6 +258,17 @@ class Supernet(Skeleton):
             Logits, shape (B, num_classes).
         """
         check_image_size(*images.shape[2:])
+        return self.onwards(self.stem(images.contiguous(memory_format=self.layout)), mixture, support)
+
+    def onwards(self, features: Tensor, mixture: Tensor, support: Tensor | None = None, first: int = 0) -> Tensor:
+        """Class logits, shape (B, num_classes), from the features that go into a block, on its way to the head.
+
+        Args:
+            features: what the stem, or the block before, has made of images.
+            mixture: as in `forward`; for all cells, those before the block included.
+            support: as in `forward`.
+            first: number of the block in `blocks`.
+        """
         self._check_shape(mixture)
         space = self.space
         if self.partial_channels > 1:
@@ -269,9 +280,9 @@ class Supernet(Skeleton):
         plain = self.is_compiled and not (
             self.may_compile and torch.is_grad_enabled() and all(is_full(space, plan) for plan in distinct)
         )
-        remaining = iter(plans)
-        features = self.stem(images.contiguous(memory_format=self.layout))
-        for block in self.blocks:
+        passed = sum(isinstance(block, MixedCell) for block in self.blocks[:first])
+        remaining = iter(plans[passed:])
+        for block in self.blocks[first:]:
             if isinstance(block, MixedCell):
                 cell = block.forward if plain else block
                 features = cell(features, next(remaining))
@@ -279,6 +290,10 @@ class Supernet(Skeleton):
                 features = block(features)
         logits: Tensor = self.head(features)
         return logits
+
+    def part_of(self, genotype: Genotype) -> Supernet:
+        """The supernet that has the parameters of a cell: this one."""
+        return self
 
     @property
     def depth(self) -> int:

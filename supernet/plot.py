@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import networkx as nx
 import numpy as np
@@ -101,4 +101,34 @@ def heat_map(history: Sequence[NDArray[np.floating]], epochs: Sequence[int], spa
     axes.set_xticks(list(shown), [str(epochs[moment]) for moment in shown])
     axes.set_xlabel("epoch")
     figure.colorbar(image, ax=axes, label="probability")
+    return figure
+
+
+def scatter(
+    scores: Mapping[str, NDArray[np.float64]], truth: NDArray[np.float64], groups: Sequence[int], of: str, measured: str
+) -> Figure:
+    """Scores of cells against what they reach, one panel for each score.
+
+    Args:
+        scores: names of the scores, and one number for each cell.
+        truth: as many numbers, in percent.
+        groups: a small number for each cell, which gives its colour.
+        of: what these numbers are.
+        measured: what the truth is.
+    """
+    figure = Figure(figsize=(5.2 * len(scores) + 0.6, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    # A few cells learn nothing: with them, the others would be a line at the top.
+    shown = truth >= np.quantile(truth, 0.05) - 2
+    # In an order that has nothing to do with the groups, else the last one lies on top of the others.
+    order = np.random.default_rng(0).permutation(np.flatnonzero(shown))
+    for axes, (name, values) in zip(panels, scores.items(), strict=True):
+        points = axes.scatter(
+            values[order], truth[order], c=np.asarray(groups)[order], s=6, alpha=0.6, linewidths=0, cmap="viridis"
+        )
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(measured, parse_math=False)
+    panels[0].set_title(f"{len(order):,} cells; {np.sum(~shown):,} below these are not shown", fontsize=8, loc="left")
+    panels[-1].legend(*points.legend_elements(), title=of, loc="lower right", fontsize=8, title_fontsize=8)
     return figure

@@ -146,11 +146,14 @@ class SplitSupernet(Supernet):
 
     def inherit(self, genotype: Genotype) -> Network:
         """The standalone network of a cell with a copy of the parameters that it has in its part."""
+        return Supernet.inherit(self.part_of(genotype), genotype)
+
+    def part_of(self, genotype: Genotype) -> Supernet:
+        """The part that has the parameters of a cell; the supernet itself as long as it is not split."""
         choices = torch.tensor(self.space.choices(genotype))
         if self.partition is None:
-            return super().inherit(genotype)
-        chosen = F.one_hot(choices[self.partition.edge], self.space.num_ops).bool()
-        return Supernet.inherit(self.part(chosen), genotype)
+            return self
+        return self.part(F.one_hot(choices[self.partition.edge], self.space.num_ops).bool())
 
     def compile_cells(self) -> None:
         """Let ``torch.compile`` fuse what lies between the convolutions of the cells of all parts."""

@@ -21,9 +21,9 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
     ("args", "expected"),
     [
         ("--batch_size -3", "batch_size must be at least 1, got -3"),
-        ("--device foo", "nothing can be measured on device 'foo'"),
-        ("--device meta", "nothing can be measured on device 'meta'"),
-        pytest.param("--device cuda", "nothing can be measured on device 'cuda'", marks=WITHOUT_GPU),
+        ("--device foo", "nothing can be computed on device 'foo'"),
+        ("--device meta", "nothing can be computed on device 'meta'"),
+        pytest.param("--device cuda", "nothing can be computed on device 'cuda'", marks=WITHOUT_GPU),
         ("--ops nor_conv_7x7", "unknown operation 'nor_conv_7x7'"),
     ],
 )

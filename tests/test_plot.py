@@ -20,7 +20,7 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from supernet.genotype import NAS_BENCH_201_OPS, Genotype
-from supernet.plot import OP_COLOURS, draw_cell, heat_map, sketch_cell
+from supernet.plot import OP_COLOURS, draw_cell, heat_map, scatter, sketch_cell
 from supernet.space import CellSpace
 
 WIDE_OPS = (*NAS_BENCH_201_OPS, "nor_conv_5x5", "max_pool_3x3")
@@ -163,3 +163,22 @@ def test_heat_map_shows_the_history_row_by_row(space: CellSpace, moments: int) -
 
 def test_names_are_drawn_as_they_are_and_not_as_formulas() -> None:
     draw_cell(Genotype((r"$\foo$",))).savefig(io.BytesIO())
+
+
+def test_a_scatter_shows_every_cell_but_the_few_far_below() -> None:
+    rng = np.random.default_rng(1)
+    truth = np.concatenate([rng.uniform(80, 94, 96), [10.0, 10.0, 11.0]])
+    scores = {"one": rng.normal(size=99), "other": 3 * truth}
+    groups = rng.integers(0, 4, 99).tolist()
+    figure = scatter(scores, truth, groups, "convolutions", "true_accuracy")
+    panels = figure.axes
+    assert [axes.get_xlabel() for axes in panels] == ["one", "other"]
+    for axes, values in zip(panels, scores.values(), strict=True):
+        (points,) = axes.collections
+        shown = sorted(zip(*np.asarray(points.get_offsets()).T, np.asarray(points.get_array()), strict=True))
+        assert shown == sorted(zip(values[:96], truth[:96], groups[:96], strict=True))
+    assert panels[0].get_title(loc="left") == "96 cells; 3 below these are not shown"
+    legend = panels[1].get_legend()
+    assert legend is not None
+    assert [re.sub(r"\D", "", text.get_text()) for text in legend.get_texts()] == ["0", "1", "2", "3"]
+    assert png(figure).std() > 0

@@ -1,0 +1,222 @@
+"""The command: score cells, hold them to a table, and leave what was found in files and in TensorBoard."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from supernet.benchmark import Column, TabularBenchmark, open_table
+from supernet.cli.runs import lock
+from supernet.errors import SupernetError
+from supernet.files import write_whole
+from supernet.genotype import Genotype
+from supernet.latency import check_device
+from supernet.plot import scatter
+from supernet.rank.cells import choose_cells
+from supernet.rank.figures import EFFECTIVE, SHARED, Compared, as_text, best_cells, compare, figures, markdown
+from supernet.rank.opened import Opened, open_search
+from supernet.rank.scores import Scores
+from supernet.shared import shared_accuracies
+from supernet.versions import versions
+
+_DESCRIPTION = """Score the cells of a search with its shared parameters, and see how well that ranks them.
+
+What was stopped goes on when the command is repeated."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        args: the command line, without the name of the program.
+
+    Raises:
+        SupernetError: a mistake of the user.
+    """
+    given = _parse(args)
+    check_device(given.device)
+    table = None if given.table is None else open_table(given.table)
+    if not given.checkpoint.is_file():
+        raise SupernetError(f"there is no checkpoint {given.checkpoint}; a search leaves one in its checkpoints folder")
+    device = torch.device(given.device)
+    opened = open_search(
+        given.checkpoint, given.root, given.images, given.recalibration_images, device, given.batch_size
+    )
+    opened.identity["precision"] = given.precision
+    column = None if table is None else _column(table, given.column, opened.identity["data"])
+    cells = choose_cells(opened.supernet.space, given.cells, given.seed)
+    run = given.checkpoint.resolve().parent.parent
+    out = given.out or run / "rank"
+    begun = time.perf_counter()
+    with _held(out):
+        scores = Scores(out / "scores.tsv", opened.identity, opened.supernet.space)
+        missing = [cell for cell in cells if cell not in scores.known]
+        scores.add(_scored(opened, missing, given.precision == "bf16-mixed"))
+        record = {
+            "command": shlex.join(["python", "-m", "supernet.rank", *args]),
+            "checkpoint": str(given.checkpoint),
+            **opened.identity,
+            "epoch": opened.epoch,
+            "cells": given.cells,
+            "num_cells": len(cells),
+            "seed": given.seed,
+            "seconds": round(time.perf_counter() - begun, 1),
+            "scored_now": len(missing),
+            "versions": versions(device),
+        }
+        _tell({cell: scores.known[cell] for cell in cells}, record, table, column, out, out if given.out else run)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, and say what to do when it is left early."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = lock(folder)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("scores are kept: the same command goes on from here", file=sys.stderr)
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m supernet.rank", description=_DESCRIPTION, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a search")
+    parser.add_argument("--cells", default="all", help="all (the default), distinct, or how many to draw at random")
+    parser.add_argument("--images", type=int, default=2048, help="validation images of the search; 2048 if not given")
+    parser.add_argument("--batch_size", type=int, help="images in a batch; as in the search if not given")
+    parser.add_argument("--norm", choices=["batch", "recalibrated"], default="batch",
+                        help="statistics of the batch at hand, as in the search, or its own for each cell")  # fmt: skip
+    parser.add_argument("--recalibration_images", type=int, help="of which a cell makes its own; 1024 if not given")
+    parser.add_argument("--table", type=Path, help="table of NAS-Bench-201")
+    parser.add_argument("--column", type=Column.parse,
+                        help="what is true; what papers report of the images of the search if not given")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder for the results; rank in the folder of the run if not given")
+    parser.add_argument("--root", help="folder that holds the images; that of the search if not given")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="32-true if not given"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the cells that are drawn at random")
+    given = parser.parse_args(args)
+    if given.column is not None and given.table is None:
+        raise SupernetError("--column is one of a table; pass --table, too")
+    if given.norm == "batch" and given.recalibration_images is not None:
+        raise SupernetError("--recalibration_images are for statistics of its own; pass --norm recalibrated, too")
+    given.recalibration_images = 0 if given.norm == "batch" else given.recalibration_images or 1024
+    if given.batch_size is not None and given.batch_size < 2:
+        raise SupernetError(f"--batch_size must be at least 2 for batch normalisation, got {given.batch_size}")
+    if given.images < 2 or given.recalibration_images < 0 or given.recalibration_images == 1:
+        raise SupernetError(
+            "--images and --recalibration_images must be at least 2 for batch normalisation, got"
+            f" {given.images} and {given.recalibration_images}"
+        )
+    return given
+
+
+def _column(table: TabularBenchmark, asked: Column | None, data: str) -> Column:
+    """What is true; an error comes now, and not after the cells have been scored."""
+    try:
+        column = Column.reported(data) if asked is None else asked
+    except SupernetError as error:
+        raise SupernetError(f"{error}; pass --column with what this search should be held to") from None
+    if column.measure not in ("valid", "test"):
+        raise SupernetError(f"--column is an accuracy, valid or test, got {column}")
+    table.values(column)
+    return column
+
+
+def _scored(opened: Opened, cells: Sequence[Genotype], mixed: bool) -> Iterator[tuple[Genotype, float]]:
+    """The accuracies of cells, with the progress shown: a bar on a terminal, else a line for each tenth."""
+    seen, begun, bar = 0, time.perf_counter(), tqdm(total=len(cells), unit="cell", disable=None)
+    with closing(bar), torch.autocast(opened.batches[0][0].device.type, torch.bfloat16, enabled=mixed):
+        for scored in shared_accuracies(opened.supernet, cells, opened.batches, opened.calibration):
+            yield scored
+            seen += 1
+            bar.update()
+            if bar.disable and seen * 10 // len(cells) > (seen - 1) * 10 // len(cells):
+                print(f"{seen:,} of {len(cells):,} cells in {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def _tell(
+    shared: Mapping[Genotype, float],
+    record: dict[str, Any],
+    table: TabularBenchmark | None,
+    column: Column | None,
+    out: Path,
+    events: Path,
+) -> None:
+    """Print what was found, and leave it in files."""
+    lines = []
+    record["best"] = [
+        {"cell": str(cell), "index": cell.index, "shared_accuracy": shared[cell]} for cell in best_cells(shared)
+    ]
+    if table is None or column is None:
+        print("The best cells by shared accuracy; --table, with the table of NAS-Bench-201, tells how well it ranks"
+              " (CSV with the columns arch and, for example, cifar10_50k_test_200).\n")  # fmt: skip
+    else:
+        compared = compare(shared, table, column)
+        rows = figures(compared)
+        for best in record["best"]:
+            if (cell := Genotype.parse(best["cell"])) in compared.cells:
+                best |= table.place(cell, column)._asdict()
+        record |= {"table": table.source, "column": str(column), "meaning": column.meaning, "rows": rows}
+        print(f"Held to {column}: {column.meaning}, mean of seeds.\n\n{as_text(rows)}\n")
+        _draw(compared, column, rows, record["epoch"], out, events)
+        lines.append(f"picture    {out / 'rank.png'}")
+    print(_best_text(record["best"]))
+    write_whole(out / "rank.json", (json.dumps(record, indent=2) + "\n").encode())
+    print("\n".join(["", *lines, f"scores     {out / 'scores.tsv'}", f"results    {out / 'rank.json'}"]))
+
+
+def _best_text(best: Sequence[dict[str, Any]]) -> str:
+    placed = all("rank" in each for each in best)
+    header = ["cell", "index", "shared accuracy, %", *(["true accuracy, %", "true rank"] if placed else [])]
+    rows = [
+        [
+            f"`{each['cell'].replace('|', chr(92) + '|')}`",
+            "-" if each["index"] is None else str(each["index"]),
+            f"{100 * each['shared_accuracy']:.2f}",
+            *([f"{each['accuracy']:.2f}", f"{each['rank']:,}"] if placed else []),
+        ]
+        for each in best
+    ]
+    return markdown(header, rows)
+
+
+def _draw(
+    compared: Compared, column: Column, rows: Sequence[dict[str, Any]], epoch: int, out: Path, events: Path
+) -> None:
+    """The picture, as a file and in TensorBoard, and there the figures too."""
+    from torch.utils.tensorboard import SummaryWriter  # here: it takes its time
+
+    shown = {f"{SHARED}, %": 100 * compared.scores[SHARED], f"{EFFECTIVE}, millions": compared.scores[EFFECTIVE] / 1e6}
+    colours = [cell.ops.count("nor_conv_3x3") for cell in compared.cells]
+    figure = scatter(shown, compared.truth, colours, "3x3 convolutions", f"{column}, %")
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="png", dpi=150)
+    write_whole(out / "rank.png", drawing.getvalue())
+    with SummaryWriter(str(events), filename_suffix=".rank") as writer:
+        writer.add_figure("rank/scatter", figure, epoch)
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    writer.add_scalar(f"rank/{name}/{row['score'].replace(' ', '_')}", value, epoch)

@@ -1,0 +1,127 @@
+"""How well scores rank cells, beside what costs nothing to know of a cell. Accuracies of the table are in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet.benchmark import Column, TabularBenchmark
+from supernet.cost import live
+from supernet.errors import SupernetError
+from supernet.genotype import Genotype
+from supernet.ops import CONVOLUTIONS
+from supernet.rank.cells import distinct_cells
+from supernet.ranking import among_best, expected_pick, kendall, regret, spearman
+
+Values = NDArray[np.float64]
+
+SHARED = "shared accuracy"
+EFFECTIVE = "effective parameter count"
+
+_CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+"""Numbers of random cells out of which a score picks one."""
+
+_NAMES = {
+    "tau": "tau",
+    "tau_distinct": "distinct",
+    "tau_best": "true top 10 %",
+    "rho": "rho",
+    "rho_distinct": "rho, distinct",
+    "regret_of_1": "regret of the first",
+    "regret_of_10": "regret of the best of ten",
+    "pick_of_100": "pick of 100",
+}
+"""Columns of the table that is printed, and their headings."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Cells with their scores and their true accuracies, all in one order."""
+
+    cells: list[Genotype]
+    scores: dict[str, Values]
+    """By name: `SHARED` first, then what it is measured against."""
+
+    truth: Values
+    distinct: NDArray[np.intp]
+    """Positions of one cell of each that are the same."""
+
+
+def compare(shared: Mapping[Genotype, float], table: TabularBenchmark, column: Column) -> Compared:
+    """Put scores beside the table; cells that it does not know are left out.
+
+    Raises:
+        SupernetError: the table has no such column, or fewer than two of the cells.
+    """
+    indices = {cell: cell.index for cell in shared if cell.index is not None}
+    if len(indices) < len(shared):
+        raise SupernetError(
+            f"{table.source} has the cells of NAS-Bench-201, and this search has others, such as"
+            f" {next(cell for cell in shared if cell.index is None)}; leave --table out"
+        )
+    values = table.values(column)
+    cells = sorted((cell for cell, index in indices.items() if not np.isnan(values[index])), key=indices.__getitem__)
+    if len(cells) < 2:
+        raise SupernetError(f"{table.source} has {column} of {len(cells)} of the cells that were scored; score more")
+    costs = [table.cost(cell, column.dataset) for cell in cells]
+    scores = {
+        SHARED: [shared[cell] for cell in cells],
+        "parameter count": [each.params for each in costs],
+        EFFECTIVE: [table.cost(live(cell), column.dataset).params for cell in cells],
+        "MACs": [each.macs for each in costs],
+        "number of convolutions": [sum(op in CONVOLUTIONS for op in cell.ops) for cell in cells],
+    }
+    kept = set(distinct_cells(cells))
+    return Compared(
+        cells,
+        {name: np.array(each, dtype=np.float64) for name, each in scores.items()},
+        np.array([values[indices[cell]] for cell in cells], dtype=np.float64),
+        np.array([position for position, cell in enumerate(cells) if cell in kept]),
+    )
+
+
+def figures(compared: Compared) -> list[dict[str, Any]]:
+    """One row for each score, in plain values; see `supernet.ranking` for what they are."""
+    truth, distinct = compared.truth, compared.distinct
+    best = among_best(truth)
+    return [
+        {
+            "score": name,
+            "tau": kendall(scores, truth),
+            "tau_distinct": kendall(scores[distinct], truth[distinct]),
+            "tau_best": kendall(scores[best], truth[best]),
+            "rho": spearman(scores, truth),
+            "rho_distinct": spearman(scores[distinct], truth[distinct]),
+            "regret_of_1": regret(scores, truth, 1),
+            "regret_of_10": regret(scores, truth, min(10, len(truth))),
+            "pick_of_100": expected_pick(scores, truth, min(100, len(truth))),
+            "picks": {n: expected_pick(scores, truth, n) for n in _CURVE if n <= len(truth)},
+            "cells": {"all": len(truth), "distinct": len(distinct), "best": int(best.sum())},
+        }
+        for name, scores in compared.scores.items()
+    ]
+
+
+def best_cells(shared: Mapping[Genotype, float], count: int = 10) -> list[Genotype]:
+    """The cells with the highest scores; of equals, those with the lowest index, or first as text, come first."""
+    return sorted(shared, key=lambda cell: (-shared[cell], cell.index or 0, str(cell)))[:count]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+
+def as_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of `figures`."""
+    counts = rows[0]["cells"]
+    shown = {"tau": counts["all"], "tau_distinct": counts["distinct"], "tau_best": counts["best"]}
+    header = [f"{title} ({shown[name]:,} cells)" if name in shown else title for name, title in _NAMES.items()]
+    digits = {name: 2 if name.startswith(("regret", "pick")) else 3 for name in _NAMES}
+    lines = [[row["score"], *(f"{row[name]:.{digits[name]}f}" for name in _NAMES)] for row in rows]
+    return markdown(["score", *header], lines)
