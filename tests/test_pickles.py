@@ -20,7 +20,7 @@ PLAIN = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=4)
+        | st.dictionaries(st.text(max_size=6) | st.integers(-(2**64) + 1, 2**64 - 1), inner, max_size=4)
     ),
     max_leaves=12,
 )

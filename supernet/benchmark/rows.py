@@ -59,7 +59,9 @@ class Cells:
             if found not in (None, number):
                 raise ValueError(f"its cell has the official index {found}, not {number}")
             found = number
-        if found is None or found in self._seen:
+        if found is None:
+            raise ValueError("it names no cell")
+        if found in self._seen:
             raise ValueError(f"cell {found} is there a second time")
         self._seen.add(found)
         self.indices.append(found)

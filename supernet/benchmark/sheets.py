@@ -96,16 +96,16 @@ def read_parquet(raw: bytes) -> dict[str, Figures]:
     """
     pa, pq = _pyarrow()
     try:
-        file = pq.ParquetFile(
-            io.BytesIO(raw), read_dictionary=["arch"],
-            thrift_string_size_limit=2**20, thrift_container_size_limit=2**16,
-        )  # fmt: skip
+        limits = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 2**16}
+        file = pq.ParquetFile(io.BytesIO(raw), **limits)
         told, header = file.metadata, file.schema_arrow.names
         sizes = [told.row_group(group).total_byte_size for group in range(min(told.num_row_groups, _MAX_COLUMNS))]
         if told.num_rows > NUM_CELLS or len(header) > _MAX_COLUMNS or not 0 <= sum(sizes) <= _MAX_BYTES:
             raise ValueError(f"it has more than {NUM_CELLS:,} rows, {_MAX_COLUMNS:,} columns or {_MAX_BYTES:,} bytes")
         names = figure_columns(header)
         keys = [name for name in ("arch", "index") if name in header]
+        # A long text that is there often stays one text.
+        file = pq.ParquetFile(io.BytesIO(raw), read_dictionary=[key for key in keys if key == "arch"], **limits)
         table = file.read(columns=[*keys, *names], use_threads=False)
         if set(table.column_names) != {*keys, *names}:
             raise ValueError("a column in it has parts")
