@@ -175,7 +175,7 @@ def test_numpy_reads_and_writes_it_as_well(tmp_path: Path) -> None:
         assert read[str(TEST)].dtype == np.float32
         np.testing.assert_allclose(read[str(TEST)], figures, rtol=1e-7)
         assert json.loads(read["about"].tobytes())["source"] == "made up"
-    np.savez(tmp_path / "theirs.npz", **{str(TEST): figures})
+    np.savez(tmp_path / "theirs.npz", allow_pickle=False, **{str(TEST): figures})
     np.testing.assert_array_equal(open_table(tmp_path / "theirs.npz").values(TEST), table.values(TEST))
     assert CompactColumns(tmp_path / "ours.npz").about["source"] == "made up"
     assert CompactColumns(tmp_path / "theirs.npz").about == {}

@@ -76,9 +76,9 @@ def test_a_budget_in_seconds_needs_seconds() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    for limits in ({"max_seconds": -1.0}, {"max_seconds": math.nan}):
+    for seconds in (-1.0, math.nan):
         with pytest.raises(SupernetError, match="max_seconds must be at least 0"):
-            Ledger(train, **limits)
+            Ledger(train, max_seconds=seconds)
     with pytest.raises(SupernetError, match="max_cells must be at least 0, got -1"):
         Ledger(train, max_cells=-1)
     with pytest.raises(SupernetError, match="no cell was asked for yet"):

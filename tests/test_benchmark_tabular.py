@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from supernet.benchmark import NUM_CELLS, Column, TabularBenchmark, open_table
 from supernet.errors import SupernetError
@@ -20,7 +21,7 @@ SECONDS, PASS = (Column("cifar10", "25k", measure, 200) for measure in ("seconds
 CELL = Genotype.from_index(7)
 
 
-def filled(first: np.ndarray, rest: float = 50.0) -> np.ndarray:
+def filled(first: NDArray[np.float64], rest: float = 50.0) -> NDArray[np.float64]:
     """A column whose first cells have these figures, and all others the same."""
     return np.concatenate([first, np.full((NUM_CELLS - len(first), *first.shape[1:]), rest)])
 
@@ -36,7 +37,7 @@ REPEATS = st.integers(1, 4).flatmap(
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_means_and_places_are_those_by_hand(rows: list[list[float]]) -> None:
     table = TabularBenchmark({str(TEST): filled(np.array(rows))})
-    means = [np.mean([x for x in row if x == x]) if any(x == x for x in row) else np.nan for row in rows]
+    means = [float(np.mean([x for x in row if x == x] or np.nan)) for row in rows]
     np.testing.assert_allclose(table.values(TEST)[: len(rows)], means, atol=1e-8)
     every = [*(mean for mean in means if mean == mean), *[50.0] * (NUM_CELLS - len(rows))]
     for index, mean in enumerate(means):
