@@ -886,7 +886,7 @@ def main(genuine: str, folder: str, seconds: float = 0) -> None:
     torch.set_num_threads(1)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(120 + 12 * seconds),) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(150 + 18 * seconds),) * 2)
     for name, attack in attacks(genuine):
         print(json.dumps({"begins": name}), flush=True)
         print(json.dumps(attempt(name, attack)), flush=True)

@@ -207,6 +207,12 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 }
 
 
+def test_a_nan_of_any_kind_is_missing(tmp_path: Path) -> None:
+    signalling = np.full(NUM_CELLS, 0x7F800001, np.uint32).view(np.float32)
+    table = open_table(archive(tmp_path / "table.npz", {f"{TEST}.npy": entry(signalling)}))
+    assert np.isnan(table.values(TEST)).all()
+
+
 @pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_an_array_that_is_no_column_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     table = open_table(archive(tmp_path / "table.npz", {f"{TEST}.npy": content}))

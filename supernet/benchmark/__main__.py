@@ -139,7 +139,8 @@ def main(args: Sequence[str]) -> None:
     to = commands.add_parser("convert", help="write a table", allow_abbrev=False)
     to.add_argument(
         "source", type=Path,
-        help="the folder of NATS-tss-v1_0-3ffb9-simple, NAS-Bench-201-v1_1-096897.pth, or a table",
+        help="the folder of NATS-tss-v1_0-3ffb9-simple, NAS-Bench-201-v1_1-096897.pth (takes about seven times"
+        " its size in memory), or a table",
     )  # fmt: skip
     to.add_argument("--out", type=Path, required=True, help="the .npz, .csv, .csv.gz or .parquet file to write")
     to.add_argument("--jobs", type=int, default=_num_processors(), help="processes that read a folder")

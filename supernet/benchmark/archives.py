@@ -2,7 +2,8 @@
 
 Nothing in them is executed. The files of a folder are read by `supernet.pickles`, which bounds memory and time, too.
 One file with all cells has gigabytes, and is read by Python's own unpickler, which is handed harmless functions in
-place of everything that it asks for, and nothing else: its memory and time are what the file asks for.
+place of everything that it asks for, and nothing else: its memory and time are what the file asks for, and a hostile
+one may ask for more than there is. One as published takes about seven times its size.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class CompactColumns(Mapping[str, Figures]):
         values = self._read(name)
         if values.dtype.kind != "f":
             raise self._refused(ValueError(f"{name} in it holds no numbers with a fraction"))
-        exact = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a NaN of a rare kind
+            exact = values.astype(np.float64)
         return np.round(exact, REPEAT_DECIMALS) if exact.ndim == 2 else exact
 
     @property
