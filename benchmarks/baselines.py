@@ -8,58 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.measure import markdown, progress
-from benchmarks.tabulated import COLUMN, RULES
+from benchmarks.tabulated import COLUMN
 from supernet.benchmark import NUM_CELLS, TabularBenchmark, open_table
-from supernet.cost import cost
 from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.genotype import Genotype
-from supernet.ops import CONVOLUTIONS
-from supernet.ranking import kendall, spearman
-from supernet.space import canonical, is_connected
-
-Values = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-SIZES: dict[str, Callable[[Genotype], float]] = {
-    **RULES,
-    "multiply-accumulates": lambda cell: cost(cell).macs,
-    "number of convolutions": lambda cell: sum(op in CONVOLUTIONS for op in cell.ops),
-}
-"""What needs no network and no data."""
-
-
-def distinct(cells: Sequence[Genotype]) -> Indices:
-    """The first cell of each class of isomorphic ones, by index: 6,466 of all cells in the official order."""
-    first: dict[str, int] = {}
-    for index, cell in enumerate(cells):
-        first.setdefault(canonical(cell, drop_zeros=True), index)
-    return np.array([*first.values()])
-
-
-def top(accuracies: Values, share: float = 0.1) -> Indices:
-    """The best cells, a tenth of all rounded down; of equals, those with the lower index."""
-    return np.argsort(-accuracies, kind="stable")[: int(share * len(accuracies))]
-
-
-def expected_best(accuracies: Values, draws: int) -> float:
-    """The mean of the best of so many cells drawn uniformly, with replacement.
-
-    With n accuracies in rising order, the best is at most the i-th with probability ``(i / n) ** draws``.
-
-    >>> expected_best(np.array([1.0, 2.0]), 2)
-    1.75
-    """
-    chance = (np.arange(len(accuracies) + 1) / len(accuracies)) ** draws
-    return float(np.sort(accuracies) @ np.diff(chance))
+from supernet.rank.figures import as_text, compare, figures
+from supernet.ranking import expected_pick
+from supernet.space import is_connected
 
 
 def baselines(table: TabularBenchmark) -> dict[str, Any]:
@@ -68,42 +30,27 @@ def baselines(table: TabularBenchmark) -> dict[str, Any]:
     Raises:
         SupernetError: the table does not tell the accuracy of every cell.
     """
-    accuracies = np.asarray(table.values(COLUMN), dtype=np.float64)
-    if np.isnan(accuracies).any():
-        raise SupernetError(
-            f"{table.source} lacks {COLUMN} of {np.isnan(accuracies).sum():,} cells; take a whole table"
-        )
     cells = [Genotype.from_index(index) for index in range(NUM_CELLS)]
-    among = {"all": np.arange(NUM_CELLS), "distinct": distinct(cells), "top": top(accuracies)}
-    rules: dict[str, Any] = {}
-    for name, rule in SIZES.items():
-        progress(f"ranking by {name}")
-        scores = np.array([rule(cell) for cell in cells], dtype=np.float64)
-        rules[name] = {
-            where: {of.__name__: of(scores[chosen], accuracies[chosen]) for of in (kendall, spearman)}
-            for where, chosen in among.items()
-        }
-    best = table.best(COLUMN)
+    compared = compare(cells, table, COLUMN)
+    if len(compared.cells) < NUM_CELLS:
+        raise SupernetError(
+            f"{table.source} lacks {COLUMN} of {NUM_CELLS - len(compared.cells):,} cells; take a whole table"
+        )
+    best, accuracies = table.best(COLUMN), compared.truth
     return {
         "column": str(COLUMN),
-        "among": {where: len(chosen) for where, chosen in among.items()},
-        "rules": rules,
-        "best": {"cell": str(best), "index": best.index, "accuracy": table.value(best, COLUMN)},
-        "best of 100": expected_best(accuracies, 100),
-        "connected": float(np.mean(accuracies[[is_connected(cell) for cell in cells]])),
+        "rows": figures(compared),
+        "best": {"cell": str(best), "index": best.index, **table.place(best, COLUMN)._asdict()},
+        "best of 100": expected_pick(accuracies, accuracies, 100),
+        "connected": float(np.mean(accuracies[[is_connected(cell) for cell in compared.cells]])),
     }
 
 
 def text(found: dict[str, Any]) -> str:
     """Markdown of what `baselines` found."""
-    head = [f"{of} of {found['among'][where]:,}" for where in found["among"] for of in ("Kendall", "Spearman")]
-    rows = [
-        [name, *(f"{ranks[where][of]:.3f}" for where in found["among"] for of in ("kendall", "spearman"))]
-        for name, ranks in found["rules"].items()
-    ]
     best = found["best"]
     return (
-        f"{COLUMN.meaning}\n\n{markdown(['size', *head], rows)}\n\n"
+        f"{COLUMN.meaning}\n\n{as_text(found['rows'])}\n\n"
         f"best {best['accuracy']:.2f} % (index {best['index']}); expected best of 100 random cells"
         f" {found['best of 100']:.2f} %; mean of the connected cells {found['connected']:.2f} %"
     )

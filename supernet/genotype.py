@@ -202,6 +202,13 @@ def _shorten(text: str) -> str:
 
 
 @functools.cache
+def official_strings() -> dict[str, int]:
+    """The cell strings of NAS-Bench-201, each with its official index, in that order."""
+    shape = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
+    return {shape.format(*cell): index for index, cell in enumerate(_official_order()[0])}
+
+
+@functools.cache
 def _official_order() -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], int]]:
     """Cells by official index, and the index of each: the last edge varies fastest, then a seeded shuffle."""
     cells = list(itertools.product(NAS_BENCH_201_OPS, repeat=6))

@@ -29,7 +29,8 @@ def read_pickle(raw: bytes, names: Container[str], max_steps: int) -> Any:
     """The plain values and containers in a pickle, and a `Request` for whatever else it asks for.
 
     The instructions are followed one by one, and each makes at most one small object: memory and time stay within a
-    small multiple of the length. Keys are text or whole numbers; other keys could take for ever to hash.
+    small multiple of the length. Keys are text, whole numbers of 64 bits, or tuples of up to four of these; others
+    could take for ever to hash.
 
     Args:
         raw: the pickle.
@@ -145,8 +146,8 @@ class _Machine:
         keys = items[::2]
         if type(self.stack[-1]) is not dict or len(items) % 2:
             raise TypeError
-        if any(type(key) not in (str, int) for key in keys):
-            raise ValueError("a key in it is neither text nor a whole number")
+        if not all(_is_key(key) for key in keys):
+            raise ValueError("a key in it is neither text nor a whole number, nor a few of them")
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def ask(self, name: str) -> None:
@@ -154,6 +155,13 @@ class _Machine:
         if name not in self.names:
             raise ValueError(f"it asks for {name[:80]}, which it does not need")
         self.stack.append(Request(name))
+
+
+def _is_key(key: Any) -> bool:
+    """Whether it hashes at once, however often: long numbers and tuples are hashed anew each time."""
+    if type(key) is tuple:
+        return len(key) <= 4 and all(type(part) is not tuple and _is_key(part) for part in key)
+    return type(key) is str or (type(key) is int and key.bit_length() <= 64)
 
 
 def _call(asked: Any, arguments: Any) -> Any:

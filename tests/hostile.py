@@ -6,6 +6,7 @@ fuzzer with the number of inputs that it tried: a fixed number, or as many as th
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import io
 import json
@@ -32,6 +33,8 @@ import torch
 import yaml
 from PIL import Image
 
+from supernet.benchmark import COLUMN_NAMES, open_table
+from supernet.benchmark.archives import read_cell_file, read_file
 from supernet.cli import configuration, derive, search
 from supernet.cli.checkpoint import build_search, progress, read_checkpoint, recorded_genotype
 from supernet.cli.runs import first_difference
@@ -39,6 +42,7 @@ from supernet.data.imagenet16 import load_part
 from supernet.data.images import describe
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype, edge_list
+from tests.archives import cell as published_cell
 
 MEMORY_BYTES, SECONDS_EACH = 2**30, 10
 """What all attacks together may take beyond the libraries; and how long each of them may last."""
@@ -462,6 +466,94 @@ IMAGES: dict[str, Callable[[], object]] = {
 }
 
 
+# Tables, and the archives that they are made of
+
+COLUMN = COLUMN_NAMES[-1]
+
+
+def npy(values: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=True)
+    return out.getvalue()
+
+
+def table(content: bytes, compress: int = zipfile.ZIP_STORED, more: Record | None = None) -> str:
+    """A compact table with one column of any bytes."""
+    with zipfile.ZipFile("table", "w", compress) as file:
+        for name, each in {COLUMN: content, **(more or {})}.items():
+            file.writestr(f"{name}.npy", each)
+    return "table"
+
+
+def shaped(shape: bytes) -> bytes:
+    """An array that says that it has another shape."""
+    return npy(np.zeros(15_625, np.float32)).replace(b"(15625,)", shape)
+
+
+def claimed_column() -> str:
+    raw = Path(table(bytes(8))).read_bytes()
+    return written("table", raw.replace(struct.pack("<II", 8, 8), struct.pack("<II", 2**31, 2**31)))
+
+
+def csv(*rows: str) -> str:
+    return written("table", "\n".join((f"index,{COLUMN}", *rows)))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "a pipe": lambda: pipe("table"),
+    "a device": lambda: "/dev/zero",
+    "the terminal": lambda: "/dev/stdin",
+    "a folder": lambda: ".",
+    "a huge file": lambda: huge("table"),
+    "a huge compact file": lambda: huge(table(bytes(8))),
+    "a path with a zero": lambda: "no\0where",
+    "a path that breaks the line": lambda: "no\nwhere",
+    "a pickled object": lambda: table(npy(np.array([Run()], dtype=object))),
+    "a pickle": lambda: table(pickle.dumps(Run())),
+    "a terabyte of cells": lambda: table(shaped(b"(15625, 99999999)")),
+    "an expression for a shape": lambda: table(shaped(b"(9**9**9,)")),
+    "tuples in tuples for a shape": lambda: table(shaped(b"(" * 50_000)),
+    "packed zeros": lambda: table(bytes(10**8), zipfile.ZIP_DEFLATED),
+    "sizes that are not there": claimed_column,
+    "many entries": lambda: table(bytes(8), more={f"{number:0500}": b"" for number in range(20_000)}),
+    "a name that moves the cursor": lambda: table(bytes(8), more={"\x1b[2J": b""}),
+    "packed zeros as CSV": lambda: written("table", zlib.compress(bytes(10**8), wbits=31)),
+    "many empty fields": lambda: csv("," * 6 * 10**7),
+    "many empty lines": lambda: csv("\n" * 6 * 10**7),
+    "a quotation without an end": lambda: csv('1,"' + "x\n" * 2 * 10**7),
+    "a cell of many digits": lambda: csv(f"{'9' * 60_000},5"),
+    "a figure of many digits": lambda: csv(f"5,{'9' * 60_000}"),
+    "a figure in other digits": lambda: csv("\u0665,5"),
+    "a zero": lambda: csv("5,\0"),
+    "half a Parquet file": lambda: written("table", b"PAR1" + bytes(100) + struct.pack("<I", 2**31 - 1) + b"PAR1"),
+    "a Parquet file of noise": lambda: written("table", b"PAR1" + random.Random(0).randbytes(10**5) + b"PAR1"),
+}
+
+
+def read_table(build: Callable[[], str]) -> None:
+    """Open a table and look at all of it."""
+    opened = open_table(Path(build()))
+    for column in opened.columns:
+        opened.figures(column)
+
+
+def read_cell_of(raw: bytes) -> None:
+    """Read the file of one cell."""
+    read_cell_file((0, Path(written("000000.pickle.pbz2", raw))))
+
+
+def read_whole(build: Callable[[], str]) -> None:
+    """Read an archive of all cells."""
+    read_file(Path(build()), int)
+
+
+OUT_OF_PROPORTION = {
+    *("a key that hashes for ever", "a set of what hashes for ever", "lists that multiply", "a memory far away"),
+    *("a key of a million levels", "lists in lists"),
+}
+"""What an archive of all cells may do, for which Python's own unpickler is used: ask for more time than there is."""
+
+
 # Trying them
 
 
@@ -487,6 +579,16 @@ def attacks(genuine: str) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"imagenet: {name}", partial(read_part, partial(written, "part", raw))
     yield "imagenet: a pipe", partial(read_part, partial(pipe, "part"))
     yield "imagenet: a huge file", partial(read_part, partial(huge, "part"))
+    for name, build in TABLES.items():
+        yield f"table: {name}", partial(read_table, build)
+    for name, raw in IMAGENET.items():
+        yield f"cell of an archive: {name}", partial(read_cell_of, bz2.compress(raw))
+        if name not in OUT_OF_PROPORTION:
+            yield f"archive: {name}", partial(read_whole, partial(archive, raw))
+    yield "cell of an archive: packed zeros", partial(read_cell_of, bz2.compress(bytes(10**8)))
+    yield "archive: a pipe", partial(read_whole, partial(pipe, "all"))
+    yield "archive: a huge file", partial(read_whole, partial(huge, "all"))
+    yield "archive: the old format", partial(read_whole, partial(saved, Run(), _use_new_zipfile_serialization=False))
     for name, spoil in IMAGES.items():
         yield f"images: {name}", partial(read_images, spoil)
 
@@ -628,6 +730,12 @@ def fuzzers(genuine: str, rng: random.Random) -> dict[str, tuple[int, Callable[[
     data = np.arange(2 * 768, dtype=np.int64).astype(np.uint8).reshape(2, 768)
     parts = [pickle.dumps({"data": data, "labels": [1, 200]}, protocol) for protocol in range(5)]
     pictures = dict(pictures_of_all_formats())
+    results = published_cell(0, {"12": 12})
+    record, everything = pickle.dumps(results, 4), pickle.dumps({"arch2infos": {0: results}}, 2)
+    plain_junk = [value for value in JUNK if not isinstance(value, torch.Tensor)]
+    column = npy(np.full((15_625, 1), 50, np.float32))
+    npz = Path(table(column)).read_bytes()
+    sheet = "\n".join([f"index,arch,{COLUMN}"] + [f"{n},{Genotype.from_index(n)},{n}" for n in range(20)]).encode()
 
     def archive_bytes() -> None:
         read_all(written("fuzzed", mutated(rng, raw)))
@@ -672,6 +780,24 @@ def fuzzers(genuine: str, rng: random.Random) -> dict[str, tuple[int, Callable[[
         words = [bytes([rng.choice(INSTRUCTIONS)]) + rng.randbytes(rng.choice((0, 0, 1, 4))) for _ in range(30)]
         load_part(Path(written("fuzzed", b"\x80\x04" * rng.randrange(2) + b"".join(words) + b".")))
 
+    def compact() -> None:
+        read_table(lambda: written("fuzzed", mutated(rng, npz)))
+
+    def arrays() -> None:
+        read_table(lambda: table(mutated(rng, column)))
+
+    def lines() -> None:
+        read_table(lambda: written("fuzzed", mutated(rng, sheet)))
+
+    def cell_of() -> None:
+        read_cell_of(bz2.compress(mutated(rng, record)))
+
+    def cell_structure() -> None:
+        read_cell_of(bz2.compress(pickle.dumps(replaced(rng, results, plain_junk), 4)))
+
+    def whole_archive() -> None:
+        read_whole(lambda: archive(mutated(rng, everything)))
+
     def picture() -> None:
         ending = rng.choice(sorted(pictures))
         shutil.rmtree("fuzzed_images", ignore_errors=True)
@@ -693,6 +819,12 @@ def fuzzers(genuine: str, rng: random.Random) -> dict[str, tuple[int, Callable[[
         "ImageNet16, bytes": (1_000, imagenet),
         "ImageNet16, instructions": (1_500, soup),
         "images, bytes": (300, picture),
+        "compact table, bytes": (200, compact),
+        "compact table, an array": (200, arrays),
+        "CSV table, bytes": (1_000, lines),
+        "file of a cell, bytes": (60, cell_of),
+        "file of a cell, parts": (60, cell_structure),
+        "archive of all cells, bytes": (200, whole_archive),
     }
 
 
@@ -754,7 +886,7 @@ def main(genuine: str, folder: str, seconds: float = 0) -> None:
     torch.set_num_threads(1)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(120 + 12 * seconds),) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(150 + 18 * seconds),) * 2)
     for name, attack in attacks(genuine):
         print(json.dumps({"begins": name}), flush=True)
         print(json.dumps(attempt(name, attack)), flush=True)

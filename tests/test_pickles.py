@@ -20,7 +20,7 @@ PLAIN = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=4)
+        | st.dictionaries(st.text(max_size=6) | st.integers(-(2**64) + 1, 2**64 - 1), inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -68,8 +68,15 @@ def test_what_is_asked_for_is_written_down() -> None:
     assert (request.name, request.args, request.state) == ("__builtin__.complex", (1.0, 2.0), None)
 
 
-@pytest.mark.parametrize("key", [(1, 2), 0.5, None, True, b"a"])
-def test_a_key_is_text_or_a_whole_number(key: Any) -> None:
+def test_a_key_is_text_or_a_whole_number_or_a_few_of_them() -> None:
+    value = {("cifar10", 777): 1, (1, 2, 3, "x"): 2, 2**64 - 1: 3, (): 4}
+    assert read(pickle.dumps(value, 4)) == value
+
+
+@pytest.mark.parametrize(
+    "key", [0.5, None, True, b"a", (1, None), (0.5,), ((1,),), (1, 2, 3, 4, 5), 2**64, -(2**64), (2**64,)]
+)
+def test_no_other_key_is_taken(key: Any) -> None:
     with pytest.raises(ValueError, match="neither text nor a whole number"):
         read(pickle.dumps({key: 1}, 4))
 

@@ -193,9 +193,8 @@ def test_statistics_of_its_own_and_bfloat16(found: Found, tmp_path: Path) -> Non
         ("--recalibration_images 64", "pass --norm recalibrated"),
         (f"--column {COLUMN}", "pass --table"),
         ("--table nothing.csv", "cannot read the table nothing.csv"),
-        ("--table TABLE", "pass --column"),
-        ("--table TABLE --column cifar10_25k_valid_200", "has no column"),
-        ("--table TABLE --column cifar10_25k_seconds_200", "is an accuracy"),
+        ("--table TABLE --column cifar10_25k_valid_200", "has no accuracies"),
+        ("--table TABLE --column cifar10_25k_seconds_200", "has no accuracies"),
         ("--device foo", "nothing can be computed on device 'foo'"),
     ],
 )

@@ -14,7 +14,7 @@ from supernet.benchmark import Column, TabularBenchmark, open_table
 from supernet.cost import cost, effective_params
 from supernet.genotype import Genotype
 from supernet.rank.cells import distinct_cells
-from supernet.ranking import among_best, expected_best, expected_pick, kendall, regret, spearman
+from supernet.ranking import among_best, expected_best, expected_pick, kendall, pareto_front, regret, spearman
 
 TABLE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "nasbench201" / "nasbench201_cifar10.csv.gz"
 
@@ -118,3 +118,20 @@ def test_half_of_the_training_images_rank_the_table_as_is_known() -> None:
     assert kendall(half[best], truth[best]) == pytest.approx(0.513, abs=5e-4)
     # Of 100 random cells the truth itself picks one with 93.84 %.
     assert expected_pick(truth, truth, 100) == pytest.approx(93.84, abs=0.02)
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.one_of(st.integers(0, 6), st.just(float("nan")))), max_size=25)
+
+
+def is_beaten(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
+    """By the definition: somebody is no worse in both, and better in one."""
+    (cost, value) = point
+    return any(c <= cost and v >= value and (c < cost or v > value) for c, v in points)
+
+
+@given(POINTS)
+def test_the_front_holds_exactly_the_points_that_no_other_beats(points: list[tuple[float, float]]) -> None:
+    front = pareto_front([cost for cost, _ in points], [value for _, value in points]).tolist()
+    expected = [at for at, point in enumerate(points) if point[1] == point[1] and not is_beaten(point, points)]
+    assert sorted(front) == expected
+    assert [points[at][0] for at in front] == sorted(points[at][0] for at in front)

@@ -32,7 +32,7 @@ from supernet.report.__main__ import main
 from supernet.report.cautions import cautions
 from supernet.report.curves import HEIGHT, LEFT, RIGHT, WIDTH, draw, thin
 from supernet.report.figures import history
-from supernet.report.place import choose_column, standing
+from supernet.report.place import standing
 from supernet.space import CellSpace
 
 TABLE = Path(__file__).resolve().parents[1].parent / "shared/data/nasbench201/nasbench201_cifar10.csv.gz"
@@ -391,14 +391,6 @@ def test_the_place_of_the_cell_is_told_and_marked(folder: Path, table: TabularBe
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).verify()
     assert len(text) < 500_000
-
-
-def test_the_column_is_what_papers_report_unless_named(table: TabularBenchmark) -> None:
-    assert choose_column(table, "digits", None) == choose_column(table, "cifar10", None) == COLUMN
-    with pytest.raises(SupernetError, match="no accuracies"):
-        choose_column(table, "cifar10", "cifar10_25k_seconds_12")
-    with pytest.raises(SupernetError, match="no column"):
-        choose_column(table, "cifar10", "cifar10")
 
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="the table of NAS-Bench-201 is not here")

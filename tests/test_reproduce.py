@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.baselines import baselines, distinct, expected_best, top
+from benchmarks.baselines import baselines
 from benchmarks.evidence import compare, follow, holds, read_figure, shown, summed_up
 from benchmarks.experiment import Experiment, Figure
 from benchmarks.experiments import EXPERIMENTS
@@ -33,8 +32,6 @@ from benchmarks.tabulated import COLUMN
 from supernet.benchmark import open_table
 from supernet.cli import search
 from supernet.errors import SupernetError
-from supernet.genotype import Genotype
-from supernet.space import canonical
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -314,30 +311,14 @@ def test_the_searches_of_an_experiment_are_understood(
     assert len({figure.name for figure in experiment.figures}) == len(experiment.figures)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(1, 4))
-def test_the_expected_best_is_that_of_all_draws(accuracies: list[int], draws: int) -> None:
-    every = [max(drawn) for drawn in itertools.product(accuracies, repeat=draws)]
-    assert expected_best(np.array(accuracies, dtype=float), draws) == pytest.approx(sum(every) / len(every))
-
-
-def test_distinct_cells_are_the_first_of_their_class_and_the_top_is_a_tenth() -> None:
-    cells = [Genotype.from_index(index) for index in range(0, 15_625, 25)]
-    chosen = distinct(cells)
-    classes = [canonical(cell, drop_zeros=True) for cell in cells]
-    assert [classes.index(name) for name in classes] == [
-        chosen[[*dict.fromkeys(classes)].index(name)] for name in classes
-    ]
-    assert top(np.array([1.0, 3, 2, 3, 0, 0, 0, 0, 0, 0] * 2)).tolist() == [1, 3]
-
-
 @pytest.mark.skipif(not TABLE.exists(), reason="the table is not here")
 def test_the_bar_is_what_is_known_of_it() -> None:
     found = baselines(open_table(TABLE))
-    assert found["among"] == {"all": 15_625, "distinct": 6_466, "top": 1_562}
-    tau = {name: {where: ranks["kendall"] for where, ranks in of.items()} for name, of in found["rules"].items()}
-    assert tau["parameter count"]["all"] == pytest.approx(0.58, abs=5e-3)
-    assert tau["parameter count"]["distinct"] == pytest.approx(0.61, abs=5e-3)
-    assert tau["effective parameter count"]["all"] == pytest.approx(0.654, abs=5e-4)
+    rows = {row["score"]: row for row in found["rows"]}
+    assert rows["parameter count"]["cells"] == {"all": 15_625, "distinct": 6_466, "best": 1_566}
+    assert rows["parameter count"]["tau"] == pytest.approx(0.578, abs=5e-4)
+    assert rows["parameter count"]["tau_distinct"] == pytest.approx(0.607, abs=5e-4)
+    assert rows["effective parameter count"]["tau"] == pytest.approx(0.654, abs=5e-4)
     assert found["best"]["index"] == 6111
     drawn = np.random.default_rng(0).choice(open_table(TABLE).values(COLUMN), (4_000, 100)).max(axis=1)
     assert found["best of 100"] == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 4_000**0.5)

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from supernet.benchmark import NUM_CELLS, Column, TabularBenchmark
-from supernet.benchmark.tabulated import Tabulated
+from supernet.benchmark.tabulated import Tabulated, choose_column
 from supernet.callbacks import GenotypeExport, SearchPictures, TabulatedAccuracy
 from supernet.cli import derive, search
 from supernet.cli.protocol import PUBLISHED, differences
@@ -49,6 +49,17 @@ def expected(cell: Genotype) -> tuple[float, float, float]:
     """Accuracy, rank and regret by the index alone."""
     assert cell.index is not None
     return 10 + cell.index / 250, NUM_CELLS - cell.index, (NUM_CELLS - 1 - cell.index) / 250
+
+
+def test_the_column_is_what_papers_report_unless_named() -> None:
+    assert choose_column(TABLE, None, "cifar10") == choose_column(TABLE, None, "digits") == REPORTED
+    assert choose_column(TABLE, None, "cifar100") == REPORTED  # this table does not have it
+    assert choose_column(TABLE, None, "cifar10", 12) == choose_column(TABLE, str(SHORT), "cifar10") == SHORT
+    other = Column("cifar10", "25k", "valid", 200)
+    assert choose_column(TabularBenchmark({str(other): VALUES}), None, "cifar10") == other
+    for name, message in {"cifar10_25k_seconds_12": "no accuracies", "cifar10": "no column"}.items():
+        with pytest.raises(SupernetError, match=message):
+            choose_column(TABLE, name, "cifar10")
 
 
 class Looked(Callback):

@@ -117,6 +117,11 @@ class Column:
         return cls(dataset, images, "valid", epochs)
 
     @property
+    def is_accuracy(self) -> bool:
+        """Whether it is one, and no time."""
+        return self.measure in ("valid", "test")
+
+    @property
     def meaning(self) -> str:
         """What the figure is, in words."""
         images = _TRAININGS[self.dataset, self.images]

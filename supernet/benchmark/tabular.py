@@ -72,6 +72,7 @@ class TabularBenchmark:
         for name in columns:
             Column.parse(name)
         self.source, self._columns = source, columns
+        self._checked: dict[str, Figures] = {}
         self._means: dict[str, Figures] = {}
         self._orders: dict[str, Figures] = {}
 
@@ -82,18 +83,19 @@ class TabularBenchmark:
 
     def num_repeats(self, column: Column) -> int:
         """How many trainings of a cell it tells apart, at most; 0 where it has their mean only."""
-        figures = self._figures(column)
+        figures = self.figures(column)
         return figures.shape[1] if figures.ndim == 2 else 0
 
     def values(self, column: Column) -> Figures:
         """The means of all cells, shape (15,625,), in the order of the official index; NaN for a cell without."""
         name = str(column)
         if name not in self._means:
-            figures = self._figures(column)
+            figures = self.figures(column)
             if figures.ndim == 2:
                 known = ~np.isnan(figures)
                 sums = np.where(known, figures, 0).sum(axis=1, dtype=np.float64)
-                figures = np.divide(sums, known.sum(axis=1), out=np.full(NUM_CELLS, np.nan), where=known.any(axis=1))
+                means = np.divide(sums, known.sum(axis=1), out=np.full(NUM_CELLS, np.nan), where=known.any(axis=1))
+                figures = np.round(means, 8)  # the same figures added in another order are as good
             self._means[name] = figures
         return self._means[name]
 
@@ -113,7 +115,7 @@ class TabularBenchmark:
             found = float(self.values(column)[index])
         else:
             repeat = self._number(index, column, repeat)
-            found = float(self._figures(column)[index, repeat])
+            found = float(self.figures(column)[index, repeat])
         if np.isnan(found):
             raise SupernetError(f"{self.source} has no {column} of cell {index} for repeat={repeat!r}")
         return found
@@ -124,7 +126,7 @@ class TabularBenchmark:
         if not num_repeats:
             raise SupernetError(f"{self.source} has only means of {column}, got repeat={repeat!r}; ask for 'mean'")
         if isinstance(repeat, random.Random):
-            (known,) = np.nonzero(~np.isnan(self._figures(column)[index]))
+            (known,) = np.nonzero(~np.isnan(self.figures(column)[index]))
             return int(known[repeat.randrange(len(known))]) if len(known) else 0
         if not 0 <= repeat < num_repeats:
             raise SupernetError(f"{column} has trainings 0 to {num_repeats - 1} of a cell, got repeat={repeat}")
@@ -136,16 +138,31 @@ class TabularBenchmark:
             raise SupernetError(f"{self.source} has the cells of NAS-Bench-201, and {cell} is none of them")
         return index
 
-    def _figures(self, column: Column) -> Figures:
-        """The figures of a column as they are stored."""
+    def figures(self, column: Column) -> Figures:
+        """The figures of a column as they are stored, shape (15,625, R), or (15,625,) where only means are known.
+
+        Raises:
+            SupernetError: it is not in the table, has another shape, or holds what is no such figure.
+        """
         name = str(column)
-        if name not in self._columns:
-            raise SupernetError(f"{self.source} has no column {nearest(name, self._columns)}")
-        figures = self._columns[name]
+        if name not in self._checked:
+            if name not in self._columns:
+                raise SupernetError(f"{self.source} has no column {nearest(name, self._columns)}")
+            self._checked[name] = self._check(column, self._columns[name])
+        return self._checked[name]
+
+    def _check(self, column: Column, figures: Figures) -> Figures:
         if figures.ndim not in (1, 2) or len(figures) != NUM_CELLS or not figures.size:
             raise SupernetError(
-                f"column {name} of {self.source} must have shape ({NUM_CELLS:,},) or ({NUM_CELLS:,}, R),"
+                f"column {column} of {self.source} must have shape ({NUM_CELLS:,},) or ({NUM_CELLS:,}, R),"
                 f" got {figures.shape}"
+            )
+        most, kind = (100, "an accuracy is 0 to 100 percent") if column.is_accuracy else (np.inf, "a time is finite")
+        with np.errstate(invalid="ignore"):  # of a NaN
+            wrong = figures[(figures < 0) | (figures > most) | np.isinf(figures)]
+        if wrong.size:
+            raise SupernetError(
+                f"column {column} of {self.source} holds {wrong[0]:g}; {kind}, not below 0, and NaN where it is missing"
             )
         return figures
 
@@ -196,7 +213,13 @@ class TabularBenchmark:
         return Place(accuracy, better + 1, float(known[-1]) - accuracy)
 
     def best(self, column: Column) -> Genotype:
-        """The cell with the highest mean; of equals, that with the lowest index."""
+        """The cell with the highest mean; of equals, that with the lowest index.
+
+        Raises:
+            SupernetError: the table has no such column, or nothing in it.
+        """
+        if not len(self._sorted(column)):
+            raise SupernetError(f"{self.source} has no figure in column {column}")
         return Genotype.from_index(int(np.nanargmax(self.values(column))))
 
 

@@ -7,11 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from supernet.benchmark.columns import Column
+from supernet.benchmark.columns import DATASETS, Column
 from supernet.benchmark.tabular import Place, TabularBenchmark
 from supernet.errors import SupernetError, nearest
 from supernet.genotype import NAS_BENCH_201_OPS, Genotype
 from supernet.space import CellSpace
+
+
+def choose_column(table: TabularBenchmark, named: str | None, dataset: str, epochs: int = 200) -> Column:
+    """The accuracies of a table to which a cell is held.
+
+    Args:
+        table: of NAS-Bench-201.
+        named: the name of the column, if somebody has chosen it.
+        dataset: what the cell was found or trained on. Without a name it is what papers report on this data set, or
+            on CIFAR-10 where the table does not have it.
+        epochs: 12 if the trainings of the column should have been that long, where the table has such; else 200.
+
+    Raises:
+        SupernetError: the table has no such column, or it holds no accuracies.
+    """
+    accuracies = {str(column): column for column in table.columns if column.is_accuracy}
+    if not accuracies:
+        raise SupernetError(f"{table.source} has no accuracies; take a table of NAS-Bench-201")
+    if named is not None:
+        if str(Column.parse(named)) not in accuracies:
+            raise SupernetError(f"{table.source} has no accuracies {named}: {nearest(named, accuracies)}")
+        return accuracies[named]
+    own = [dataset] if dataset in DATASETS else []
+    lengths = [12, 200] if epochs == 12 else [200]
+    reported = [str(Column.reported(name, length)) for name in (*own, "cifar10") for length in lengths]
+    return accuracies[next((name for name in reported if name in accuracies), next(iter(accuracies)))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +58,7 @@ class Tabulated:
     column: Column
 
     def __post_init__(self) -> None:
-        accuracies = [str(column) for column in self.table.columns if column.measure in ("valid", "test")]
-        if not accuracies:
-            raise SupernetError(f"{self.table.source} is no table of NAS-Bench-201: it has no column of accuracies")
-        if str(self.column) not in accuracies:
-            raise SupernetError(
-                f"{self.table.source} has no accuracies {self.column}: {nearest(str(self.column), accuracies)}"
-            )
+        choose_column(self.table, str(self.column), self.column.dataset)
         if not self.num_cells:
             raise SupernetError(f"{self.table.source} has no figure in its column {self.column}")
 

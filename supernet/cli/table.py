@@ -7,8 +7,8 @@ from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from supernet.benchmark import DATASETS, Column, open_table
-from supernet.benchmark.tabulated import Tabulated
+from supernet.benchmark import open_table
+from supernet.benchmark.tabulated import Tabulated, choose_column
 from supernet.errors import SupernetError
 
 
@@ -41,14 +41,8 @@ def open_tabulated(config: Any, epochs: int = 200) -> Tabulated | None:
         if config.column is not None:
             raise SupernetError(f"--column {config.column} is a column of a table: pass --table FILE, too")
         return None
-    named = None if config.column is None else Column.parse(config.column)
     table = open_table(Path(config.table).expanduser())
-    if named is not None:
-        return Tabulated(table, named)
-    own = [config.data.name] if config.data.name in DATASETS else []
-    lengths = [12, 200] if epochs == 12 else [200]
-    wanted = [Column.reported(dataset, length) for dataset in [*own, "cifar10"] for length in lengths]
-    return Tabulated(table, next((column for column in wanted if column in table.columns), wanted[0]))
+    return Tabulated(table, choose_column(table, config.column, config.data.name, epochs))
 
 
 def other_images(tabulated: Tabulated, dataset: str) -> str | None:

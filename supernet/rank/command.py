@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from supernet.benchmark import Column, TabularBenchmark, open_table
+from supernet.benchmark.tabulated import choose_column
 from supernet.cli.runs import lock
 from supernet.errors import SupernetError
 from supernet.files import write_whole
@@ -55,7 +56,7 @@ def main(args: Sequence[str]) -> None:
         given.checkpoint, given.root, given.images, given.recalibration_images, device, given.batch_size
     )
     opened.identity["precision"] = given.precision
-    column = None if table is None else _column(table, given.column, opened.identity["data"])
+    column = None if table is None else choose_column(table, given.column, opened.identity["data"])
     cells = choose_cells(opened.supernet.space, given.cells, given.seed)
     run = given.checkpoint.resolve().parent.parent
     out = given.out or run / "rank"
@@ -107,8 +108,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
                         help="statistics of the batch at hand, as in the search, or its own for each cell")  # fmt: skip
     parser.add_argument("--recalibration_images", type=int, help="of which a cell makes its own; 1024 if not given")
     parser.add_argument("--table", type=Path, help="table of NAS-Bench-201")
-    parser.add_argument("--column", type=Column.parse,
-                        help="what is true; what papers report of the images of the search if not given")  # fmt: skip
+    parser.add_argument(
+        "--column", help="what is true; what papers report of the images of the search, or of cifar10, if not given"
+    )
     parser.add_argument("--out", type=Path, help="folder for the results; rank in the folder of the run if not given")
     parser.add_argument("--root", help="folder that holds the images; that of the search if not given")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
@@ -130,18 +132,6 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
             f" {given.images} and {given.recalibration_images}"
         )
     return given
-
-
-def _column(table: TabularBenchmark, asked: Column | None, data: str) -> Column:
-    """What is true; an error comes now, and not after the cells have been scored."""
-    try:
-        column = Column.reported(data) if asked is None else asked
-    except SupernetError as error:
-        raise SupernetError(f"{error}; pass --column with what this search should be held to") from None
-    if column.measure not in ("valid", "test"):
-        raise SupernetError(f"--column is an accuracy, valid or test, got {column}")
-    table.values(column)
-    return column
 
 
 def _scored(opened: Opened, cells: Sequence[Genotype], mixed: bool) -> Iterator[tuple[Genotype, float]]:
@@ -173,7 +163,7 @@ def _tell(
         print("The best cells by shared accuracy; --table, with the table of NAS-Bench-201, tells how well it ranks"
               " (CSV with the columns arch and, for example, cifar10_50k_test_200).\n")  # fmt: skip
     else:
-        compared = compare(shared, table, column)
+        compared = compare(shared, table, column, shared)
         rows = figures(compared)
         for best in record["best"]:
             if (cell := Genotype.parse(best["cell"])) in compared.cells:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,43 +44,52 @@ class Compared:
 
     cells: list[Genotype]
     scores: dict[str, Values]
-    """By name: `SHARED` first, then what it is measured against."""
+    """By name: `SHARED` first where it is there, then what it is measured against."""
 
     truth: Values
     distinct: NDArray[np.intp]
     """Positions of one cell of each that are the same."""
 
 
-def compare(shared: Mapping[Genotype, float], table: TabularBenchmark, column: Column) -> Compared:
+def compare(
+    cells: Iterable[Genotype], table: TabularBenchmark, column: Column, shared: Mapping[Genotype, float] | None = None
+) -> Compared:
     """Put scores beside the table; cells that it does not know are left out.
+
+    Args:
+        cells: of NAS-Bench-201.
+        table: what is true.
+        column: which of its accuracies.
+        shared: accuracy of each cell with shared parameters, if that is one of the scores.
 
     Raises:
         SupernetError: the table has no such column, or fewer than two of the cells.
     """
-    indices = {cell: cell.index for cell in shared if cell.index is not None}
-    if len(indices) < len(shared):
+    known = {cell: cell.index for cell in cells}
+    indices = {cell: index for cell, index in known.items() if index is not None}
+    if len(indices) < len(known):
         raise SupernetError(
             f"{table.source} has the cells of NAS-Bench-201, and this search has others, such as"
-            f" {next(cell for cell in shared if cell.index is None)}; leave --table out"
+            f" {next(cell for cell, index in known.items() if index is None)}; leave --table out"
         )
     values = table.values(column)
-    cells = sorted((cell for cell, index in indices.items() if not np.isnan(values[index])), key=indices.__getitem__)
-    if len(cells) < 2:
-        raise SupernetError(f"{table.source} has {column} of {len(cells)} of the cells that were scored; score more")
-    costs = [table.cost(cell, column.dataset) for cell in cells]
+    order = sorted((cell for cell, index in indices.items() if not np.isnan(values[index])), key=indices.__getitem__)
+    if len(order) < 2:
+        raise SupernetError(f"{table.source} has {column} of {len(order)} of the cells that were scored; score more")
+    costs = [table.cost(cell, column.dataset) for cell in order]
     scores = {
-        SHARED: [shared[cell] for cell in cells],
+        **({} if shared is None else {SHARED: [shared[cell] for cell in order]}),
         "parameter count": [each.params for each in costs],
-        EFFECTIVE: [table.cost(live(cell), column.dataset).params for cell in cells],
+        EFFECTIVE: [table.cost(live(cell), column.dataset).params for cell in order],
         "MACs": [each.macs for each in costs],
-        "number of convolutions": [sum(op in CONVOLUTIONS for op in cell.ops) for cell in cells],
+        "number of convolutions": [sum(op in CONVOLUTIONS for op in cell.ops) for cell in order],
     }
-    kept = set(distinct_cells(cells))
+    kept = set(distinct_cells(order))
     return Compared(
-        cells,
+        order,
         {name: np.array(each, dtype=np.float64) for name, each in scores.items()},
-        np.array([values[indices[cell]] for cell in cells], dtype=np.float64),
-        np.array([position for position, cell in enumerate(cells) if cell in kept]),
+        np.array([values[indices[cell]] for cell in order], dtype=np.float64),
+        np.array([position for position, cell in enumerate(order) if cell in kept]),
     )
 
 

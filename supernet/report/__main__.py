@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supernet.benchmark import open_table
+from supernet.benchmark.tabulated import choose_column
 from supernet.errors import SupernetError, one_line
 from supernet.files import write_whole
 from supernet.report.page import page
-from supernet.report.place import Standing, choose_column, standing
+from supernet.report.place import Standing, standing
 from supernet.report.read import find_run, read_run
 from supernet.report.run import Run
 
@@ -36,7 +37,7 @@ def main(args: Sequence[str]) -> None:
 
 def _place(run: Run, path: Path, column: str | None) -> Standing | None:
     table = open_table(path)
-    chosen = choose_column(table, run.data, column)
+    chosen = choose_column(table, column, run.data)
     if run.cell is None or run.cell.index is None:
         run.missing.append("The table has the cells of NAS-Bench-201, and this run has left none of them.")
         return None

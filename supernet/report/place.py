@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.benchmark import DATASETS, NUM_CELLS, Column, Place, TabularBenchmark
+from supernet.benchmark import NUM_CELLS, Column, Place, TabularBenchmark
 from supernet.benchmark.tabular import Figures
-from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.ranking import expected_best, pareto_front
+from supernet.ranking import expected_pick, pareto_front
 from supernet.space import CellSpace
 
 NUM_DRAWN = 100
@@ -54,26 +53,6 @@ class Standing(NamedTuple):
         return int(np.count_nonzero(~np.isnan(self.accuracies)))
 
 
-def choose_column(table: TabularBenchmark, data: str, name: str | None) -> Column:
-    """The column of that name; else what papers report on the data set, or on CIFAR-10, or any accuracy there is.
-
-    Raises:
-        SupernetError: there is no such column, or it holds no accuracies.
-    """
-    accuracies = [column for column in table.columns if column.measure in ("valid", "test")]
-    if name is not None:
-        column = Column.parse(name)
-        if column not in accuracies:
-            raise SupernetError(
-                f"{table.source} has no accuracies {column}; pass as --column one of {', '.join(map(str, accuracies))}"
-            )
-        return column
-    if not accuracies:
-        raise SupernetError(f"{table.source} has no accuracies; pass a table of NAS-Bench-201")
-    reported = Column.reported(data if data in DATASETS else "cifar10")
-    return reported if reported in accuracies else accuracies[0]
-
-
 def standing(table: TabularBenchmark, column: Column, cell: Genotype) -> Standing:
     """Look a cell up, and all that it is compared with.
 
@@ -86,7 +65,7 @@ def standing(table: TabularBenchmark, column: Column, cell: Genotype) -> Standin
     macs, best = np.array(costs) / 1e6, table.best(column)
     return Standing(
         column, table.source, cell, place, float(np.mean(known < place.accuracy)), best, table.place(best, column),
-        expected_best(known, NUM_DRAWN), macs, accuracies, pareto_front(macs, accuracies),
+        expected_pick(known, known, min(NUM_DRAWN, len(known))), macs, accuracies, pareto_front(macs, accuracies),
         _neighbours(table, column, cell),
     )  # fmt: skip
 
