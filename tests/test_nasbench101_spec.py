@@ -128,6 +128,9 @@ def float_hash(spec: Spec) -> str:
 
 
 def test_a_matrix_of_floats_hashes_as_one_of_integers() -> None:
+    asked = Spec("01111 00011 00011 00001 00000", "input,conv3x3,maxpool3x3,conv3x3,output")
+    assert float_hash(asked) == "926a133285cb34c1a38eefe60e7586d4"  # which a user looked for in vain
+    assert Spec(np.array(asked.matrix, float), asked.ops).hash == "edb7648dd596405eddc9a5c607b494a6"  # which is there
     for spec in (INCEPTION, BEST, sample(random.Random(1)).pruned):
         assert Spec(np.array(spec.matrix, float), spec.ops).hash == spec.hash != float_hash(spec)
 
