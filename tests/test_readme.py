@@ -123,7 +123,7 @@ def test_every_benchmark_command_is_understood(command: str, capsys: pytest.Capt
 def test_the_gpu_script_has_the_parts_that_are_named() -> None:
     script = (ROOT / "benchmarks" / "gpu.sh").read_text(encoding="utf-8")
     parts = re.findall(r"bash benchmarks/gpu.sh (\w+)", BENCHMARKS)
-    assert len(parts) == 7
+    assert len(parts) == 8
     for part in parts:
         assert f"\n  {part})\n" in script
 
