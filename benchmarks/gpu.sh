@@ -52,7 +52,8 @@ case $part in
         --trainer.enable_progress_bar false --resume
     done
     grep -A1 "^Test accuracy" "$out"/tabulated_*.log ;;
-  rank) # a short training, then all 15,625 cells on 2,048 images
+  rank)
+    # a short training, then all 15,625 cells on 2,048 images
     timed rank_search python3 train.py --config configs/fairnas.yaml "${search[@]}" --trainer.max_epochs 10 --model.recalibration_images 0 \
       --trainer.default_root_dir "$out/rank_logs"
     checkpoint=$(find "$out/rank_logs" -name last.ckpt | sort -V | tail -1)

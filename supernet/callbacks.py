@@ -156,7 +156,8 @@ class SearchPictures(Callback):
         self._images += sum(len(labels) for _, labels in used)
         if trainer.is_last_batch:
             images = world_size() * self._images
-            pl_module.log("images_per_second", images / (time.perf_counter() - self._started))
+            rate = images / (time.perf_counter() - self._started)
+            pl_module.log("images_per_second", rate, on_step=False, on_epoch=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probabilities, entropy, the strategy's own values, the derived cell and its cost."""

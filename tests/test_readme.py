@@ -5,11 +5,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from supernet.benchmark import NUM_CELLS, TabularBenchmark, write_table
 from supernet.cli import derive, search
 from supernet.cli.parser import STRATEGIES
+from supernet.cost import Cost
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +110,30 @@ def test_links_and_named_files_exist() -> None:
         r"`((?:supernet|tests|configs)/[\w/.]+)`", README
     ):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^python -m (supernet\..*)", "\n".join(COMMANDS), re.M))))
+def test_every_other_command_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *arguments = shlex.split(command)
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, "main"):
+        loaded = importlib.import_module(f"{module}.__main__")
+    with pytest.raises(SystemExit) as stop:
+        loaded.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: python -m {module}" in capsys.readouterr().out
+
+
+def test_a_table_answers_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (text for text in blocks("python") if "Ledger" in text)
+    names = [f"cifar10_25k_{measure}" for measure in ("valid_12", "valid_200", "seconds_200", "valid-seconds_200")]
+    names += ["cifar10_50k_test_200", "cifar100_50k_test_200"]
+    monkeypatch.chdir(tmp_path)
+    columns = {name: np.full((NUM_CELLS, 1), 10.0 + number) for number, name in enumerate(names)}
+    write_table(Path("nasbench201.npz"), TabularBenchmark(columns))
+    shown: list[object] = []
+    exec(block, {"print": lambda *values: shown.extend(values)})
+    assert shown == [14.0, 10.0, Cost(1_073_466, 153_272_970), 15.0, 11.0, 12.0 + 13.0]
 
 
 @pytest.mark.parametrize(

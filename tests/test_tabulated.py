@@ -341,7 +341,10 @@ MISTAKES = {
     "JSON": ("--table it.json", "it.json"),
     "half a file": ("--table half.csv.gz", "cannot read the table half.csv.gz"),
     "a misspelt column": ("--table TABLE --column cifar10_50k_tst_200", "did you mean 'cifar10_50k_test_200'"),
-    "a column that is not there": ("--table TABLE --column cifar100_50k_test_200", "did you mean 'cifar10_50k_test_200'"),
+    "a column that is not there": (
+        "--table TABLE --column cifar100_50k_test_200",
+        "did you mean 'cifar10_50k_test_200'",
+    ),
     "a column alone": ("--column cifar10_50k_test_200", "pass --table FILE"),
     "a misspelt option": ("--tabel TABLE", "did you mean '--table'"),
     "another number of nodes": ("--table TABLE --model.space.num_nodes 3", "this space has 3 nodes"),

@@ -1,7 +1,7 @@
 """What cells really reach: the tables of NAS-Bench-201."""
 
 from supernet.benchmark.columns import COLUMN_NAMES, DATASETS, Column
-from supernet.benchmark.files import open_table
+from supernet.benchmark.files import open_table, write_table
 from supernet.benchmark.ledger import BudgetError, Ledger, Query
 from supernet.benchmark.tabular import NUM_CELLS, Answer, Place, Repeat, TabularBenchmark
 
@@ -18,4 +18,5 @@ __all__ = [
     "Repeat",
     "TabularBenchmark",
     "open_table",
+    "write_table",
 ]

@@ -83,8 +83,8 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
         print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
         return 128 + int(number)
-    except KeyboardInterrupt:
-        print("stopped by SIGINT; nothing had begun, or all was over", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"stopped by SIGINT; {str(stop) or 'nothing had begun, or all was over'}", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
         sys.path.remove(here)

@@ -67,7 +67,7 @@ def lock(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(handle)
         raise SupernetError(
-            f"another process is at work on {folder}; wait for its end, or stop it, before you pass --resume"
+            f"another process is at work on {folder}; wait for its end, or stop it, before you go on with it"
         ) from None
     except OSError:  # some network file systems know no locks
         os.close(handle)

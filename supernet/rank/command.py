@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -88,8 +87,7 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("scores are kept: the same command goes on from here", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt("the scores so far are kept: the same command goes on from here") from None
     finally:
         if handle is not None:
             os.close(handle)
