@@ -116,8 +116,8 @@ def test_csv_tables_of_all_kinds(tmp_path: Path, text: str, packed: bool) -> Non
         (f"index,{TEST}\n" + "\n" * 200_000, "more than 100,000 lines"),
         (b"index,\xff\n", "can't decode"),
         (b"\x1f\x8b" + bytes(20), "cannot be unpacked"),
-        (gzip.compress(f"index,{TEST}\n1,5\n".encode())[:-9], "cannot be unpacked"),
-        (gzip.compress(bytes(2**27)), "longer than 67,108,864 bytes when it is unpacked"),
+        (gzip.compress(f"index,{TEST}\n1,5\n".encode(), mtime=0)[:-9], "cannot be unpacked"),
+        (gzip.compress(bytes(2**27), mtime=0), "longer than 67,108,864 bytes when it is unpacked"),
         (b"\x80\x02}.", "convert makes a table of it"),
         (b"PAR1" + bytes(50), "pyarrow cannot read it"),
         (b"PK\x03\x04" + bytes(50), "no compact table"),
@@ -163,7 +163,7 @@ def test_a_column_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     path.write_bytes(raw)
     table = open_table(path)
     assert table.accuracy(Genotype.from_index(1)) == 5
-    with pytest.raises(SupernetError, match="Bad CRC-32"):
+    with pytest.raises(SupernetError, match="the checksum of cifar10_25k_valid_200 is wrong"):
         table.validation_accuracy(Genotype.from_index(1))
 
 
@@ -191,19 +191,22 @@ def test_the_same_table_is_the_same_file(tmp_path: Path) -> None:
 
 GOOD = entry(np.zeros(NUM_CELLS, np.float32))
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "objects": (entry(np.array([Path], dtype=object)), "is no array of numbers"),
-    "whole numbers": (entry(np.zeros(NUM_CELLS, np.int64)), "is no array of numbers"),
-    "bytes": (entry(np.zeros(NUM_CELLS, np.uint8)), "no numbers with a fraction"),
-    "another order of bytes": (entry(np.zeros(NUM_CELLS, ">f4")), "is no array of numbers"),
-    "half precision": (entry(np.zeros(NUM_CELLS, np.float16)), "is no array of numbers"),
-    "a large shape": (GOOD.replace(b"(15625,)", b"(15625, 999999999)"), "are not those of its shape"),
-    "a small shape": (GOOD.replace(b"(15625,)", b"(15624,)"), "are not those of its shape"),
-    "an expression": (GOOD.replace(b"(15625,)", b"(5**9**9,)"), "is no array of numbers"),
-    "a later version": (GOOD.replace(b"NUMPY\x01", b"NUMPY\x02"), "is no array of numbers"),
-    "another length of the header": (GOOD[:8] + b"\x00\x01" + GOOD[10:], "are not those of its shape"),
-    "half an array": (GOOD[:-1], "are not those of its shape"),
+    "objects": (entry(np.array([Path], dtype=object)), "the header of .* is not that"),
+    "whole numbers": (entry(np.zeros(NUM_CELLS, np.int64)), "must be an <f4 or <f8 array"),
+    "bytes": (entry(np.zeros(NUM_CELLS, np.uint8)), "must be an <f4 or <f8 array"),
+    "another order of bytes": (
+        entry(np.zeros(NUM_CELLS, ">f4")),
+        "the header of .* is not that",
+    ),
+    "half precision": (entry(np.zeros(NUM_CELLS, np.float16)), "must be an <f4 or <f8 array"),
+    "a large shape": (GOOD.replace(b"(15625,)", b"(15625, 999999999)"), "is not what its shape"),
+    "a small shape": (GOOD.replace(b"(15625,)", b"(15624,)"), "is not what its shape"),
+    "an expression": (GOOD.replace(b"(15625,)", b"(5**9**9,)"), "the header of .* is not that"),
+    "a later version": (GOOD.replace(b"NUMPY\x01", b"NUMPY\x02"), "no array of the .npy format"),
+    "another length of the header": (GOOD[:8] + b"\x00\x01" + GOOD[10:], "the header of .* is not that"),
+    "half an array": (GOOD[:-1], "is not what its shape"),
     "another number of cells": (entry(np.zeros(7, np.float32)), "must have shape"),
-    "nothing": (b"", "is no array of numbers"),
+    "nothing": (b"", "no array of the .npy format"),
 }
 
 
@@ -222,12 +225,12 @@ def test_an_array_that_is_no_column_is_refused(tmp_path: Path, content: bytes, m
 
 def test_an_archive_that_is_no_table_is_refused(tmp_path: Path) -> None:
     packed = open_table(archive(tmp_path / "packed.npz", {f"{TEST}.npy": GOOD}, zipfile.ZIP_DEFLATED))
-    with pytest.raises(SupernetError, match="is packed, or longer than the file"):
+    with pytest.raises(SupernetError, match="is compressed or encrypted"):
         packed.accuracy(Genotype.from_index(0))
     for name, entries, message in (
         ("unknown", {f"{TEST}.npy": GOOD, "accuracy.npy": GOOD}, "accuracy in it is no column"),
         ("none", {"about.npy": GOOD}, "has no column"),
-        ("many", {f"{TEST}.npy": GOOD, **{f"{n:01000}": b"" for n in range(70)}}, "too many entries"),
+        ("many", {f"{TEST}.npy": GOOD, **{f"{n:01000}": b"" for n in range(70)}}, "71 members, and 64 are the limit"),
     ):
         with pytest.raises(SupernetError, match=message):
             open_table(archive(tmp_path / name, entries))

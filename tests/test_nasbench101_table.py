@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from supernet import nasbench101
+from supernet.arrays import npz_bytes
 from supernet.benchmark import Answer, BudgetError, Ledger
 from supernet.errors import SupernetError
 from supernet.nasbench101 import (
@@ -32,7 +33,6 @@ from supernet.nasbench101 import (
     num_parameters,
     open_table,
 )
-from supernet.nasbench101.arrays import write_arrays
 from supernet.nasbench101.table import KINDS
 from tests.nasbench101_writer import payload, training, trainings, write
 from tests.test_nasbench101_spec import BEST, INCEPTION, orders, permuted
@@ -298,18 +298,18 @@ def some_arrays() -> dict[str, NDArray[Any]]:
         ("hashes", lambda array: array[::-1], "does not have its hashes in rising order"),
         ("hashes", lambda array: array[[0, 0, 1, 2, 3]], "does not have its hashes in rising order"),
         ("hashes", lambda array: array[:, :8], r"has hashes of shape \(5, 8\), and \(5, 16\) belongs there"),
-        ("hashes", lambda array: array[0, 0], r"has hashes of shape \(\), and \(5, 16\) belongs there"),
-        ("hashes", lambda array: array[:0], "must be a .* array of rows, got .* of shape \\(0, 16\\)"),
+        ("hashes", lambda array: array[0, 0], "is not that of an array of numbers"),
+        ("hashes", lambda array: array[:0], "is not what its shape .* needs"),
         ("params", lambda array: array[:3], r"has hashes of shape \(5, 16\), and \(3, 16\)"),
-        ("params", lambda array: array[0], r"has hashes of shape \(5, 16\), and \(1, 16\)"),
+        ("params", lambda array: array[0], "is not that of an array of numbers"),
         ("operations", lambda array: array[:3], r"has operations of shape \(3,\), and \(5,\)"),
-        ("params", lambda array: array.astype(np.float64), "params.npy must be a <i4 array of rows, got <f8"),
-        ("params", lambda array: array.astype(">i4"), "params.npy must be a <i4 array of rows, got >i4"),
+        ("params", lambda array: array.astype(np.float64), "params must be a <i4 array, got <f8"),
+        ("params", lambda array: array.astype(">i4"), "is not that of an array of numbers"),
         ("epochs", lambda array: array + 1, r"has trainings of \(5, 13, 37, 109\) epochs"),
         ("epochs", lambda array: array[[0, 0, 1, 2]], r"has trainings of \(4, 4, 12, 36\) epochs"),
         ("epochs", lambda array: array[:2], r"has metrics of shape \(5, 4, 3, 2, 4\), and \(5, 2, 3, 2, 4\)"),
-        ("metrics", lambda array: np.asfortranarray(array), "metrics.npy must be a <f4 array of rows"),
-        ("metrics", lambda array: array[0, 0, 0, 0, 0], r"has metrics of shape \(\), and"),
+        ("metrics", lambda array: np.asfortranarray(array), "is not that of an array of numbers"),
+        ("metrics", lambda array: array[0, 0, 0, 0, 0], "is not that of an array of numbers"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
@@ -317,7 +317,7 @@ def test_arrays_that_do_not_fit_are_refused(
 ) -> None:
     arrays = some_arrays()
     arrays[name] = spoil(arrays[name])
-    write_arrays(tmp_path / "table.npz", arrays)
+    (tmp_path / "table.npz").write_bytes(npz_bytes(arrays))
     with pytest.raises(SupernetError, match=reason):
         open_table(tmp_path / "table.npz")
 
@@ -369,18 +369,18 @@ HEADER = "{'descr': '<i4', 'fortran_order': False, 'shape': (%s,), }"
         (b"PK" * 100, "it is no .npz file"),
         (file_of(lambda file: np.savez_compressed(file, allow_pickle=False, **some_arrays())), "is compressed"),
         (file_of(lambda file: np.savez(file, hashes=np.zeros(3))), "it has no array 'adjacency'"),
-        (file_of(lambda file: np.savez(file, **some_arrays() | {"params": np.array([{}])})), "must be a <i4 array"),  # type: ignore[arg-type]
-        (file_of(many_members), "it has 1000 members, and 16 are the limit"),
+        (file_of(lambda file: np.savez(file, **some_arrays() | {"params": np.array([{}])})), "the header of params"),  # type: ignore[arg-type]
+        (file_of(many_members), "it has 1000 members, and 64 are the limit"),
         (with_header((HEADER % 10**12).encode()), "bytes, which is not what its shape .* needs"),
-        (with_header((HEADER % 0).encode()), "must be a <i4 array of rows"),
+        (with_header((HEADER % 0).encode()), "bytes, which is not what its shape .* needs"),
         (with_header((HEADER % 2**62).encode()), "bytes, which is not what its shape .* needs"),
-        (with_header((HEADER % "2**62, 4").encode()), "the header of params.npy is not as numpy writes it"),
-        (with_header((HEADER % -5).encode()), "the header of params.npy is not as numpy writes it"),
+        (with_header((HEADER % "2**62, 4").encode()), "the header of params is not that of an array"),
+        (with_header((HEADER % -5).encode()), "the header of params is not that of an array"),
         (with_header(b"(" * 200), "cannot read the table"),
         (with_header(b"-" * 255), "cannot read the table"),
         (with_header(b"[" * 60_000), "cannot read the table"),
         (with_header(b"__import__('os').system('true')"), "cannot read the table"),
-        (with_header(HEADER.replace("<i4", "|O").encode() % b"5"), "must be a <i4 array|cannot read the table"),
+        (with_header(HEADER.replace("<i4", "|O").encode() % b"5"), "the header of params"),
     ],
 )  # fmt: skip
 def test_a_hostile_file_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_what_is_no_file_is_no_table(tmp_path: Path) -> None:
 
 def test_no_changed_byte_of_a_table_ends_in_a_traceback(tmp_path: Path) -> None:
     rng, whole, path = random.Random(2), tmp_path / "whole.npz", tmp_path / "table.npz"
-    write_arrays(whole, some_arrays())
+    whole.write_bytes(npz_bytes(some_arrays()))
     content, outcomes = whole.read_bytes(), set()
     # Headers, and the list at the end: the figures in between are half of the file.
     places = [place for place in range(len(content)) if any(content[max(0, place - 200) : place + 1].count(mark)

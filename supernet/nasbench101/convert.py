@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from supernet.arrays import npz_bytes
 from supernet.errors import SupernetError
-from supernet.nasbench101.arrays import write_arrays
+from supernet.files import write_whole
 from supernet.nasbench101.network import num_parameters
 from supernet.nasbench101.records import EPOCHS, Record, read_records
 from supernet.nasbench101.space import pack
@@ -34,7 +35,7 @@ def convert(records: Path, out: Path) -> int:
         raise SupernetError(f"cannot read {records}: there is no such file")
     with tqdm(total=records.stat().st_size, unit="B", unit_scale=True, desc=records.name) as bar:
         arrays = gather(read_records(records, bar.update))
-    write_arrays(out, arrays)
+    write_whole(out, npz_bytes(arrays))
     return len(arrays["params"])
 
 

@@ -11,15 +11,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.arrays import ArrayFile
 from supernet.benchmark import Answer, Repeat
 from supernet.errors import SupernetError, nearest
-from supernet.nasbench101.arrays import open_arrays
 from supernet.nasbench101.reading import INPUT, OUTPUT, Matrix
 from supernet.nasbench101.records import EPOCHS
 from supernet.nasbench101.space import unpack
 from supernet.nasbench101.spec import MAX_VERTICES, OPS, Spec
 
 NUM_REPEATS = 3
+
+_MAX_BYTES = 2**28
+"""Of a file; the whole table has 174 million."""
 
 FIGURES = ("train", "valid", "test", "seconds")
 """Of a network halfway through a training and at its end: accuracies, 0 to 1, and seconds of the training so far."""
@@ -239,4 +242,16 @@ def open_table(path: Path) -> TabularBenchmark101:
     Raises:
         SupernetError: it cannot be read, or is no such table.
     """
-    return TabularBenchmark101(open_arrays(path, KINDS), str(path))
+    try:
+        arrays = ArrayFile(path, _MAX_BYTES, verified=False)
+        if missing := [name for name in KINDS if name not in arrays]:
+            raise ValueError(f"it has no array {missing[0]!r}")
+        found = {name: arrays[name] for name in KINDS}
+        for name, kind in KINDS.items():
+            if found[name].dtype.str != kind:
+                raise ValueError(f"{name} must be a {kind} array, got {found[name].dtype.str}")
+    except (OSError, ValueError) as error:
+        raise SupernetError(
+            f"cannot read the table {path}: {error}; python -m supernet.nasbench101 convert writes one"
+        ) from None
+    return TabularBenchmark101(found, str(path))
