@@ -2,8 +2,8 @@
 
 Nothing in them is executed. The files of a folder are read by `supernet.pickles`, which bounds memory and time, too.
 One file with all cells has gigabytes, and is read by Python's own unpickler, which is handed harmless functions in
-place of everything that it asks for, and nothing else: its memory and time are what the file asks for, and a hostile
-one may ask for more than there is. One as published takes about seven times its size.
+place of everything that it asks for, and nothing else: its memory and time are what the file asks for. A hostile one
+may ask for more than there is, or end the process; it cannot run anything. One as published takes about seven times its size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -67,9 +68,14 @@ def read_folder(folder: Path, jobs: int, watch: Watch) -> Collected:
     files = cell_files(folder)
     collected = Collected()
     with _mapping(jobs) as mapping:
-        for index, figures in zip(files, mapping(read_cell_file, files.items()), strict=True):
-            collected.add(index, figures)
-            watch(1)
+        try:
+            for index, figures in zip(files, mapping(read_cell_file, files.items()), strict=True):
+                collected.add(index, figures)
+                watch(1)
+        except BrokenProcessPool:
+            raise SupernetError(
+                f"a process that read files of {folder} was killed; repeat the command with fewer --jobs if memory is short"
+            ) from None
     return collected
 
 
@@ -98,7 +104,7 @@ def read_cell_file(file: tuple[int, Path]) -> list[Figure]:
         if not unpacker.eof:
             raise ValueError(f"it ends too early, or is longer than {_MAX_BYTES:,} bytes when it is unpacked")
         return read_cell(index, read_pickle(raw, _NAMES, _MAX_STEPS))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SupernetError(f"{path} is no file of a cell as published ({error}); fetch it again") from None
 
 

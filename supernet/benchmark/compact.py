@@ -14,15 +14,11 @@ from supernet.benchmark.columns import COLUMN_NAMES
 from supernet.benchmark.tabular import Figures
 from supernet.errors import SupernetError
 
-REPEAT_DECIMALS = 4
-"""What a single training tells: no set of images has more than 25,000. Single precision keeps seven digits, and
-rounding gives the published ones back, so that cells that did equally well have equal means."""
-
 _ABOUT = "about"
 """The array that tells where a table came from: the bytes of a JSON object of texts."""
 
 _MAX_BYTES, _MAX_ABOUT = 2**26, 2**16
-"""Of a file, of which a whole table has 6 MB, and of what it tells about itself."""
+"""Of a file, of which a whole table has 11 MB, and of what it tells about itself."""
 
 
 class CompactColumns(Mapping[str, Figures]):
@@ -60,8 +56,7 @@ class CompactColumns(Mapping[str, Figures]):
         if values.dtype.str not in ("<f4", "<f8"):
             raise self._refused(ValueError(f"{name} must be an <f4 or <f8 array, got {values.dtype.str}"))
         with np.errstate(invalid="ignore"):  # of a NaN of a rare kind
-            exact = values.astype(np.float64)
-        return np.round(exact, REPEAT_DECIMALS) if exact.ndim == 2 else exact
+            return values.astype(np.float64)
 
     @property
     def about(self) -> dict[str, str]:
@@ -90,9 +85,8 @@ _COMMAND = "python -m supernet.benchmark convert SOURCE --out TABLE.npz"
 
 
 def compact_bytes(columns: Mapping[str, Figures], about: Mapping[str, str]) -> bytes:
-    """A file of these columns: repeats in single precision, means in double precision."""
+    """A file of these columns, in double precision."""
     arrays: dict[str, NDArray[np.generic]] = {
-        name: np.ascontiguousarray(figures, np.float32 if figures.ndim == 2 else np.float64)
-        for name, figures in columns.items()
+        name: np.ascontiguousarray(figures, np.float64) for name, figures in columns.items()
     }
     return npz_bytes(arrays | {_ABOUT: np.frombuffer(json.dumps(dict(about)).encode(), np.uint8)})

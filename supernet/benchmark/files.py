@@ -5,12 +5,10 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import numpy as np
-
 import supernet
-from supernet.benchmark.compact import REPEAT_DECIMALS, CompactColumns, compact_bytes
+from supernet.benchmark.compact import CompactColumns, compact_bytes
 from supernet.benchmark.sheets import csv_bytes, parquet_bytes, read_csv, read_parquet
-from supernet.benchmark.tabular import Figures, TabularBenchmark
+from supernet.benchmark.tabular import TabularBenchmark
 from supernet.errors import SupernetError
 from supernet.files import check_regular, read_regular, write_whole
 
@@ -50,13 +48,11 @@ def open_table(path: Path) -> TabularBenchmark:
 def write_table(path: Path, table: TabularBenchmark) -> None:
     """Write a table that `open_table` reads; its ending says as what.
 
-    Figures of single trainings are kept to four decimals, and in a compact table to seven digits; means are kept whole.
-
     Raises:
         SupernetError: it cannot be written, a figure in it is none, or the ending is unknown.
     """
     check_ending(path)
-    columns = {str(column): _kept(table.figures(column)) for column in table.columns}
+    columns = {str(column): table.figures(column) for column in table.columns}
     if path.name.endswith(".npz"):
         content = compact_bytes(columns, {"source": table.source, "written by": f"supernet {supernet.__version__}"})
     elif path.name.endswith(".parquet"):
@@ -64,11 +60,6 @@ def write_table(path: Path, table: TabularBenchmark) -> None:
     else:
         content = csv_bytes(columns)
     write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
-
-
-def _kept(figures: Figures) -> Figures:
-    exact = figures.astype(np.float64)
-    return np.round(exact, REPEAT_DECIMALS) if exact.ndim == 2 else exact
 
 
 def check_ending(path: Path) -> None:

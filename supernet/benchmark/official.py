@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,9 @@ SCALARS = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}
 _KINDS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
 
 
+Plain = TypeVar("Plain", int, str)
+
+
 class Figure(NamedTuple):
     """One figure of one training of a cell."""
 
@@ -55,13 +58,17 @@ def read_cell(index: int, record: Any) -> list[Figure]:
     """
     try:
         figures: list[Figure] = []
-        for name in _BUDGETS.keys() & record.keys():
+        names = [name for name in _BUDGETS if name in record]
+        if len({_BUDGETS[name] for name in names}) < len(names):
+            raise ValueError("it tells one budget twice")
+        for name in names:
             results = record[name]
-            if official_strings().get(results["arch_str"]) != index:
-                raise ValueError(f"the cell {str(results['arch_str'])[:200]} in it has another official index")
+            cell = _plain(results["arch_str"], str)
+            if official_strings().get(cell) != index:
+                raise ValueError(f"the cell {cell[:200]} in it has another official index")
             for (dataset, seed), training in results["all_results"].items():
-                if dataset in _TRAININGS:
-                    figures += _training(dataset, int(seed), training, _BUDGETS[name])
+                if _plain(dataset, str) in _TRAININGS:
+                    figures += _training(dataset, _plain(seed, int), training, _BUDGETS[name])
     except (KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
         raise ValueError(f"its results are not laid out as published: {type(error).__name__} {error}") from None
     if not figures:
@@ -71,8 +78,8 @@ def read_cell(index: int, record: Any) -> list[Figure]:
 
 def _training(dataset: str, seed: int, training: Any, epochs: int) -> list[Figure]:
     """The figures of one training: accuracies after the last epoch, all of its time, and a mean validation."""
-    if training["epochs"] != epochs:
-        raise ValueError(f"a training for {epochs} epochs in it has {str(training['epochs'])[:20]}")
+    if _plain(training["epochs"], int) != epochs:
+        raise ValueError(f"a training for {epochs} epochs in it has {training['epochs']}")
     trained_on, names = _TRAININGS[dataset]
     accuracies, times = training["eval_acc1es"], training["eval_times"] or {}
     found = {
@@ -88,6 +95,17 @@ def _training(dataset: str, seed: int, training: Any, epochs: int) -> list[Figur
     return [Figure(f"{trained_on}_{measure}_{epochs}", seed, value) for measure, value in found.items()]
 
 
+def _plain(value: Any, kind: type[Plain]) -> Plain:
+    """A value of this very type: what else an archive may hold can take for ever to compare, or to print.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if type(value) is not kind:
+        raise ValueError(f"it has {type(value).__name__} where {kind.__name__} belongs")
+    return value
+
+
 def number(value: Any) -> float:
     """A number, which may be one of numpy's that a pickle asks for.
 
@@ -98,7 +116,7 @@ def number(value: Any) -> float:
         return float(value)
     if type(value) is Request and value.name in SCALARS and value.args is not None:
         dtype, raw = value.args
-        kind = _KINDS.get(str(dtype.args[0]).lstrip("<>=|"))
+        kind = _KINDS.get(_plain(dtype.args[0], str).lstrip("<>=|"))
         if dtype.name == "numpy.dtype" and kind is not None and type(raw) is bytes:
             order = dtype.state[1] if dtype.state else "<"
             return float(struct.unpack((">" if order == ">" else "<") + kind, raw)[0])

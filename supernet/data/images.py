@@ -41,6 +41,8 @@ class DataSet:
         flip: whether a mirrored image still shows its class.
         mean: mean of each channel over the training images, 0 to 255; None is computed from them.
         std: standard deviation of each channel, likewise.
+        by_class: whether its training images come class by class. The halves then have an order of their own: batches
+            of one class would lend batch normalisation the statistics of that class.
     """
 
     load: Callable[[Path, bool], tuple[ImageSet, ImageSet]]
@@ -50,19 +52,22 @@ class DataSet:
     flip: bool
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    by_class: bool = False
 
 
-def halves(num_images: int) -> tuple[list[int], list[int]]:
+def halves(num_images: int, by_class: bool = False) -> tuple[list[int], list[int]]:
     """Positions of the images that train the network and of those that train the architecture.
 
-    For 50,000 images this is NAS-Bench-201's official split of CIFAR-10; other sets are split by the same rule.
+    For 50,000 images this is NAS-Bench-201's official split of CIFAR-10; other sets are split by the same rule. Each
+    half is in rising order, or shuffled if the images come class by class.
 
     >>> [part[:4] for part in halves(50_000)]
     [[0, 5, 7, 11], [1, 2, 3, 4]]
     """
     order = list(range(num_images))
     random.Random(1021).shuffle(order)
-    return sorted(order[: num_images // 2]), sorted(order[num_images // 2 :])
+    parts = order[: num_images // 2], order[num_images // 2 :]
+    return parts if by_class else (sorted(parts[0]), sorted(parts[1]))
 
 
 def describe(name: str, root: Path, image_size: int | None = None) -> DataSet:
@@ -143,7 +148,7 @@ def _describe_folder(root: Path, image_size: int) -> DataSet:
         fifth = len(order) // 5
         return everything.subset(order[fifth:]), everything.subset(order[:fifth])
 
-    return DataSet(load, len(classes), (3, image_size, image_size), padding=image_size // 8, flip=True)
+    return DataSet(load, len(classes), (3, image_size, image_size), padding=image_size // 8, flip=True, by_class=split)
 
 
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")

@@ -181,12 +181,12 @@ class SearchData(ImageData):
 
     def split(self, train: ImageSet, test: ImageSet) -> dict[str, ImageSet]:
         """The two `halves` of the training images."""
-        network, architecture = halves(len(train.labels))
+        network, architecture = halves(len(train.labels), self.data_set.by_class)
         return {"train": train.subset(network), "val": train.subset(architecture)}
 
     def image_numbers(self, epoch: int, batch: int) -> dict[str, list[int]]:
         """Which of the published training images a training batch holds, counted from 0; by half."""
-        parts = halves(sum(len(images.labels) for images in self.sets.values()))
+        parts = halves(sum(len(images.labels) for images in self.sets.values()), self.data_set.by_class)
         return {
             name: [part[position] for position in self._positions(name, stream, epoch, batch)]
             for stream, (name, part) in enumerate(zip(("train", "val"), parts, strict=True))

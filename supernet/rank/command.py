@@ -102,9 +102,11 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cells", default="all", help="all (the default), distinct, or how many to draw at random")
     parser.add_argument("--images", type=int, default=2048, help="validation images of the search; 2048 if not given")
     parser.add_argument("--batch_size", type=int, help="images in a batch; as in the search if not given")
-    parser.add_argument("--norm", choices=["batch", "recalibrated"], default="batch",
-                        help="statistics of the batch at hand, as in the search, or its own for each cell")  # fmt: skip
-    parser.add_argument("--recalibration_images", type=int, help="of which a cell makes its own; 1024 if not given")
+    parser.add_argument("--norm", choices=["search", "batch", "recalibrated"], default="search",
+                        help="as the search compares cells (the default), or: statistics of the batch at hand, or of its"
+                        " own for each cell")  # fmt: skip
+    parser.add_argument("--recalibration_images", type=int,
+                        help="of which a cell makes its own; as many as in the search, or 1024, if not given")  # fmt: skip
     parser.add_argument("--table", type=Path, help="table of NAS-Bench-201")
     parser.add_argument(
         "--column", help="what is true; what papers report of the images of the search, or of cifar10, if not given"
@@ -119,16 +121,15 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(args)
     if given.column is not None and given.table is None:
         raise SupernetError("--column is one of a table; pass --table, too")
-    if given.norm == "batch" and given.recalibration_images is not None:
+    if given.norm != "recalibrated" and given.recalibration_images is not None:
         raise SupernetError("--recalibration_images are for statistics of its own; pass --norm recalibrated, too")
-    given.recalibration_images = 0 if given.norm == "batch" else given.recalibration_images or 1024
+    if given.norm != "search":
+        given.recalibration_images = 0 if given.norm == "batch" else given.recalibration_images or 1024
     if given.batch_size is not None and given.batch_size < 2:
         raise SupernetError(f"--batch_size must be at least 2 for batch normalisation, got {given.batch_size}")
-    if given.images < 2 or given.recalibration_images < 0 or given.recalibration_images == 1:
-        raise SupernetError(
-            "--images and --recalibration_images must be at least 2 for batch normalisation, got"
-            f" {given.images} and {given.recalibration_images}"
-        )
+    for name, number in {"images": given.images, "recalibration_images": given.recalibration_images or 2}.items():
+        if number < 2:
+            raise SupernetError(f"--{name} must be at least 2 for batch normalisation, got {number}")
     return given
 
 

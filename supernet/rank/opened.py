@@ -38,7 +38,7 @@ def open_search(
     path: Path,
     root: str | None,
     num_images: int,
-    recalibration_images: int,
+    recalibration_images: int | None,
     device: torch.device,
     batch_size: int | None = None,
 ) -> Opened:
@@ -48,7 +48,8 @@ def open_search(
         path: the checkpoint.
         root: folder that holds the images; that of the search if not given.
         num_images: images on which cells are compared; all there are if these are fewer.
-        recalibration_images: images of the other half, of which a cell makes its statistics; 0 for none.
+        recalibration_images: images of the other half, of which a cell makes its statistics; 0 for none,
+            None for as many as the search takes when it compares cells.
         device: where it is computed.
         batch_size: images in a batch, at most; as in the validation of the search if not given.
 
@@ -59,7 +60,10 @@ def open_search(
     searched = checkpoint["datamodule_hyper_parameters"]
     if "name" not in searched:
         raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
-    supernet = build_search(str(path), checkpoint).supernet.to(device).requires_grad_(False)
+    module = build_search(str(path), checkpoint)
+    supernet = module.supernet.to(device).requires_grad_(False)
+    if recalibration_images is None:
+        recalibration_images = int(module.hparams["recalibration_images"])
     options = {name: value for name, value in searched.items() if not name.startswith("_")}
     asked = {"root": root, "eval_batch_size": batch_size, "download": False}
     data = SearchData(**{**options, **{name: value for name, value in asked.items() if value is not None}})
