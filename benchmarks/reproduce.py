@@ -96,10 +96,12 @@ def main(
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder that holds cifar-10-batches-py")
     parser.add_argument("--table", type=Path, help="table of NAS-Bench-201")
     options = parser.parse_args(arguments)
-    if (options.name is not None) + options.list + options.readme != 1:
-        parser.error("name one experiment, or pass --list or --readme")
     if options.record and options.name is None:
         parser.error("--record needs the name of an experiment")
+    if (options.name is not None) + options.list + options.readme != 1:
+        parser.error("pass one of three alone: the name of an experiment, --list, or --readme")
+    if options.table is not None and not options.table.is_file():
+        parser.error(f"there is no table {options.table}")
 
     def run() -> int:
         if options.list:

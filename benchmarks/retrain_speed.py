@@ -17,7 +17,6 @@ from benchmarks.report import Parser, Row, conditions, publish, ratio, row_of, s
 from benchmarks.retrain_ways import WAYS, count_step
 from benchmarks.ways import Setting
 from supernet.cli.command import quiet_libraries
-from supernet.cli.derive import parse_genotype
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.ops import check_ops
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of the textbook's loader")
     options = parser.read(arguments)
     try:
-        genotype = parse_genotype(options.genotype)
+        genotype = Genotype.named(options.genotype)
         check_ops(genotype.ops)
     except (SupernetError, OSError) as error:
         parser.error(f"--genotype: {error}")

@@ -127,6 +127,20 @@ class Genotype:
             raise SupernetError(f"an official NAS-Bench-201 index is 0 to {len(cells) - 1}, got {index}")
         return cls(cells[index])
 
+    @classmethod
+    def named(cls, text: str) -> Genotype:
+        """The cell that a person names: by a cell string, an official index, or a JSON file.
+
+        Raises:
+            SupernetError: this names no cell.
+        """
+        text = text.strip()
+        if text.lstrip("-").isdecimal() and len(text) < 20:
+            return cls.from_index(int(text))
+        if "|" in text or "~" in text or not text:
+            return cls.parse(text)
+        return cls.load(text)
+
     def to_json(self, provenance: Mapping[str, Any] | None = None) -> str:
         """This cell as JSON text: string, official index, operation per edge, and where it came from."""
         edges = {f"{target}<-{source}": op for (target, source), op in self.edges.items()}

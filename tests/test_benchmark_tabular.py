@@ -38,7 +38,7 @@ REPEATS = st.integers(1, 4).flatmap(
 def test_means_and_places_are_those_by_hand(rows: list[list[float]]) -> None:
     table = TabularBenchmark({str(TEST): filled(np.array(rows))})
     means = [float(np.mean([x for x in row if x == x] or np.nan)) for row in rows]
-    np.testing.assert_allclose(table.values(TEST)[: len(rows)], means, atol=1e-8)
+    np.testing.assert_allclose(table.values(TEST)[: len(rows)], means, atol=5.1e-5)
     every = [*(mean for mean in means if mean == mean), *[50.0] * (NUM_CELLS - len(rows))]
     for index, mean in enumerate(means):
         cell = Genotype.from_index(index)
@@ -47,9 +47,9 @@ def test_means_and_places_are_those_by_hand(rows: list[list[float]]) -> None:
                 table.place(cell, TEST)
             continue
         place = table.place(cell, TEST)
-        assert place.accuracy == table.accuracy(cell) == pytest.approx(mean)
-        assert place.rank == 1 + sum(other > mean + 1e-7 for other in every)
-        assert place.regret == pytest.approx(max(every) - mean, abs=1e-7)
+        assert place.accuracy == table.accuracy(cell) == pytest.approx(mean, abs=5.1e-5)
+        assert place.rank == 1 + sum(other > mean + 1e-4 for other in every)
+        assert place.regret == pytest.approx(max(every) - mean, abs=1.1e-4)
     best = table.best(TEST)
     assert table.place(best, TEST)[1:] == (1, 0)
 

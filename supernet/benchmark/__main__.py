@@ -86,7 +86,7 @@ def show(path: Path, cell: str | None) -> None:
     """Print what is in a table, or what it tells about a cell."""
     table = open_table(path)
     if cell is not None:
-        _show_cell(table, _cell(cell))
+        _show_cell(table, Genotype.named(cell))
         return
     print(f"{path}: {_summary(table)}")
     if path.suffix == ".npz":
@@ -106,30 +106,24 @@ def show(path: Path, cell: str | None) -> None:
 
 
 def _show_cell(table: TabularBenchmark, cell: Genotype) -> None:
+    if cell.index is None:
+        raise SupernetError(f"{cell} is no cell of NAS-Bench-201, and the table has no others")
     print(f"cell {cell.index}  {cell}")
     for dataset in dict.fromkeys(column.dataset for column in table.columns):
         print(f"  {dataset}: {table.cost(cell, dataset)}")
     for column in table.columns:
         print(f"\n{column}\n  {column.meaning}")
-        if np.isnan(table.values(column)[cell.index or 0]):
+        if np.isnan(table.values(column)[cell.index]):
             print("  missing")
             continue
         if column.is_accuracy:
             accuracy, rank, regret = table.place(cell, column)
-            text = f"{accuracy:.3f} %, rank {rank:,} of {NUM_CELLS:,}, {regret:.3f} points below the best"
+            known = np.count_nonzero(~np.isnan(table.values(column)))
+            text = f"{accuracy:.3f} %, rank {rank:,} of {known:,}, {regret:.3f} points below the best"
         else:
             text = f"{table.value(cell, column):,.2f} s"
-        repeats = table.figures(column)[cell.index or 0] if table.num_repeats(column) else np.empty(0)
+        repeats = table.figures(column)[cell.index] if table.num_repeats(column) else np.empty(0)
         print(f"  {text}{'; repeats ' if len(repeats) else ''}{', '.join(f'{value:.2f}' for value in repeats)}")
-
-
-def _cell(text: str) -> Genotype:
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return Genotype.from_index(int(text))
-    cell = Genotype.parse(text)
-    if cell.index is None:
-        raise SupernetError(f"{text} is no cell of NAS-Bench-201")
-    return cell
 
 
 def main(args: Sequence[str]) -> None:
@@ -146,7 +140,7 @@ def main(args: Sequence[str]) -> None:
     to.add_argument("--jobs", type=int, default=_num_processors(), help="processes that read a folder")
     about = commands.add_parser("show", help="print what is in a table", allow_abbrev=False)
     about.add_argument("table", type=Path, help="the table")
-    about.add_argument("cell", nargs="?", help="a cell string or an official index, to see its figures")
+    about.add_argument("cell", nargs="?", help="a cell string, official index or JSON file: show its figures")
     given = vars(parser.parse_args(args))
     if given.pop("command") == "convert":
         convert(**given)

@@ -3,7 +3,8 @@
 Nothing in them is executed. The files of a folder are read by `supernet.pickles`, which bounds memory and time, too.
 One file with all cells has gigabytes, and is read by Python's own unpickler, which is handed harmless functions in
 place of everything that it asks for, and nothing else: its memory and time are what the file asks for. A hostile one
-may ask for more than there is, or end the process; it cannot run anything. One as published takes about seven times its size.
+may ask for more than there is, or end the process; it cannot run anything. One as published takes about seven times
+its size.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def read_folder(folder: Path, jobs: int, watch: Watch) -> Collected:
                 watch(1)
         except BrokenProcessPool:
             raise SupernetError(
-                f"a process that read files of {folder} was killed; repeat the command with fewer --jobs if memory is short"
+                f"a process that read files of {folder} was killed; repeat the command, with fewer --jobs if"
+                " memory is short"
             ) from None
     return collected
 

@@ -69,6 +69,7 @@ class Ledger(Generic[Cell]):
         self.queries: list[Query[Cell]] = []
         """The trainings that were charged, in order."""
         self._known: dict[Hashable, float] = {}
+        self._spent: list[float] = []  # summed up anew each time, or rounding would pile up
 
     @property
     def num_cells(self) -> int:
@@ -96,14 +97,18 @@ class Ledger(Generic[Cell]):
         key = cell if self.key is None else self.key(cell)
         if not self.charge_again and key in self._known:
             return self._known[key]
+        if self.num_cells >= self.max_cells:
+            raise BudgetError(f"the budget of {self.max_cells:,} trainings is spent, in {self.seconds:,.0f} s")
         answer = self.ask(cell)
         if math.isnan(answer.seconds) and self.max_seconds < math.inf:
             raise SupernetError("this table does not tell how long a training takes; give a budget in max_cells")
-        seconds = self.seconds + answer.seconds
-        if self.num_cells >= self.max_cells or seconds > self.max_seconds:
+        self._spent.append(answer.seconds)
+        seconds = math.fsum(self._spent)
+        if seconds > self.max_seconds:
+            self._spent.pop()
             raise BudgetError(
-                f"the budget is spent: {self.num_cells} trainings in {self.seconds:,.0f} s, and the next takes"
-                f" {answer.seconds:,.0f} s (max_cells={self.max_cells}, max_seconds={self.max_seconds})"
+                f"the budget of {self.max_seconds:,.0f} s is spent: {self.num_cells:,} trainings took"
+                f" {self.seconds:,.0f} s, and the next takes {answer.seconds:,.0f} s"
             )
         self.seconds, self.epochs = seconds, self.epochs + answer.epochs
         self.queries.append(Query(cell, answer.accuracy, seconds))

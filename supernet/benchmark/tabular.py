@@ -87,7 +87,10 @@ class TabularBenchmark:
         return figures.shape[1] if figures.ndim == 2 else 0
 
     def values(self, column: Column) -> Figures:
-        """The means of all cells, shape (15,625,), in the order of the official index; NaN for a cell without."""
+        """The means of all cells, shape (15,625,), in the order of the official index; NaN for a cell without.
+
+        Means of trainings that are told apart are rounded to four decimals.
+        """
         name = str(column)
         if name not in self._means:
             figures = self.figures(column)
@@ -95,7 +98,8 @@ class TabularBenchmark:
                 known = ~np.isnan(figures)
                 sums = np.where(known, figures, 0).sum(axis=1, dtype=np.float64)
                 means = np.divide(sums, known.sum(axis=1), out=np.full(NUM_CELLS, np.nan), where=known.any(axis=1))
-                figures = np.round(means, 8)  # the same figures added in another order are as good
+                # The same figures added in another order are as good. No two different means of accuracies are closer.
+                figures = _frozen(np.round(means, 4))
             self._means[name] = figures
         return self._means[name]
 
@@ -128,9 +132,12 @@ class TabularBenchmark:
         if isinstance(repeat, random.Random):
             (known,) = np.nonzero(~np.isnan(self.figures(column)[index]))
             return int(known[repeat.randrange(len(known))]) if len(known) else 0
-        if not 0 <= repeat < num_repeats:
-            raise SupernetError(f"{column} has trainings 0 to {num_repeats - 1} of a cell, got repeat={repeat}")
-        return repeat
+        if isinstance(repeat, bool) or not isinstance(repeat, int | np.integer) or not 0 <= repeat < num_repeats:
+            raise SupernetError(
+                f"repeat is 'mean', a random.Random, or the number of a training of {column}, 0 to {num_repeats - 1},"
+                f" got {repeat!r}"
+            )
+        return int(repeat)
 
     def _index(self, cell: Genotype) -> int:
         index = cell.index
@@ -147,7 +154,7 @@ class TabularBenchmark:
         name = str(column)
         if name not in self._checked:
             if name not in self._columns:
-                raise SupernetError(f"{self.source} has no column {nearest(name, self._columns)}")
+                raise SupernetError(f"{self.source} has no column {name}: {nearest(name, self._columns)}")
             self._checked[name] = self._check(column, self._columns[name])
         return self._checked[name]
 
@@ -164,7 +171,7 @@ class TabularBenchmark:
             raise SupernetError(
                 f"column {column} of {self.source} holds {wrong[0]:g}; {kind}, not below 0, and NaN where it is missing"
             )
-        return figures
+        return _frozen(figures)
 
     def _sorted(self, column: Column) -> Figures:
         """The means that are known, in rising order."""
@@ -193,13 +200,26 @@ class TabularBenchmark:
     def trained(self, cell: Genotype, dataset: str = "cifar10", epochs: int = 200, repeat: Repeat = "mean") -> Answer:
         """What training a cell would have told a search, and cost it; all of one and the same training.
 
-        The cost is that of the published comparisons: the whole training, and one pass over the validation images.
+        The cost is that of the published comparisons: the whole training, and one pass over the validation images; NaN
+        if the table does not tell it. A mean is over all trainings, of accuracies and of costs alike; where the table
+        has only means of the times, these are the cost of any training.
         """
-        if isinstance(repeat, random.Random):
+        if repeat != "mean":
             repeat = self._number(self._index(cell), Column.searched(dataset, epochs), repeat)
+        accuracy = self.validation_accuracy(cell, dataset, epochs, repeat)
+        return Answer(accuracy, self._seconds(self._index(cell), dataset, epochs, repeat), epochs)
+
+    def _seconds(self, index: int, dataset: str, epochs: int, repeat: int | Literal["mean"]) -> float:
+        """Training and validation of one training, or the mean over those of which both are known."""
         times = [_measuring(measure, dataset, epochs) for measure in ("seconds", "valid-seconds")]
-        seconds = sum(self.value(cell, of, repeat) for of in times) if set(times) <= set(self.columns) else np.nan
-        return Answer(self.validation_accuracy(cell, dataset, epochs, repeat), seconds, epochs)
+        if not set(times) <= set(self.columns):
+            return np.nan
+        known = [np.atleast_1d(self.figures(of)[index]) for of in times]
+        if repeat != "mean":
+            known = [each[[repeat]] if self.num_repeats(of) else each for of, each in zip(times, known, strict=True)]
+        both = np.sum(np.broadcast_arrays(*known), axis=0)
+        both = both[~np.isnan(both)]
+        return float(both.mean()) if len(both) else np.nan
 
     def cost(self, cell: Genotype, dataset: str = "cifar10") -> Cost:
         """Parameters and multiply-accumulates of the published network for a data set."""
@@ -221,6 +241,13 @@ class TabularBenchmark:
         if not len(self._sorted(column)):
             raise SupernetError(f"{self.source} has no figure in column {column}")
         return Genotype.from_index(int(np.nanargmax(self.values(column))))
+
+
+def _frozen(figures: Figures) -> Figures:
+    """The same figures, which nobody who is handed them can change."""
+    view = figures.view()
+    view.flags.writeable = False
+    return view
 
 
 def _measuring(measure: str, dataset: str, epochs: int) -> Column:

@@ -31,7 +31,7 @@ def choose_column(table: TabularBenchmark, named: str | None, dataset: str, epoc
     if not accuracies:
         raise SupernetError(f"{table.source} has no accuracies; take a table of NAS-Bench-201")
     if named is not None:
-        if str(Column.parse(named)) not in accuracies:
+        if named not in accuracies:
             raise SupernetError(f"{table.source} has no accuracies {named}: {nearest(named, accuracies)}")
         return accuracies[named]
     own = [dataset] if dataset in DATASETS else []

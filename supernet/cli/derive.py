@@ -53,16 +53,6 @@ def derive(args: Sequence[str]) -> int:
     return command(_derive, args)
 
 
-def parse_genotype(text: str) -> Genotype:
-    """A cell from whatever names it: a cell string, an official index, or a JSON file."""
-    text = text.strip()
-    if text.lstrip("-").isdecimal() and len(text) < 20:
-        return Genotype.from_index(int(text))
-    if "|" in text or "~" in text or not text:
-        return Genotype.parse(text)
-    return Genotype.load(text)
-
-
 class DeriveCommand(CommandLine):
     """The command line of the final training."""
 
@@ -110,10 +100,10 @@ class DeriveCommand(CommandLine):
 
     def before_instantiate_classes(self) -> None:
         """Open the table, if there is one, and find the cell."""
-        self.tabulated = open_tabulated(self.config, self.config.trainer.max_epochs)
+        self.tabulated = open_tabulated(self.config, 200 if self.config.no_retrain else self.config.trainer.max_epochs)
         path = self.config.checkpoint
         if self.checkpoint is None:
-            genotype, self.record = parse_genotype(self.config.genotype), {"source": self.config.genotype}
+            genotype, self.record = Genotype.named(self.config.genotype), {"source": self.config.genotype}
         else:
             self.record = {"source": path, **self.checkpoint[CHECKPOINT_KEY]}
             if self.config.top_k is None and self.config.exclude_none is None:

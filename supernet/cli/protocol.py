@@ -21,6 +21,8 @@ PUBLISHED = {
     "momentum": 0.9,
     "weight decay": 5e-4,
     "precision": "32-true",
+    "batch normalisation": "of whole batches",
+    "steps that are not finite": "stop",
     "training batches left out": 0,
     "test batches left out": 0,
 }
@@ -30,6 +32,7 @@ PUBLISHED = {
 def trained(trainer: Trainer, module: RetrainModule, data: RetrainData) -> dict[str, Any]:
     """What a final training was, under the names of `PUBLISHED`, ``data set`` and ``epochs``."""
     epochs, planned, hparams = trainer.current_epoch, trainer.max_epochs, module.hparams
+    is_whole = hparams["sync_batchnorm"] or trainer.world_size == 1
     return {
         "data set": data.name,
         "epochs": epochs if epochs == planned else f"{epochs} of {planned}",
@@ -40,6 +43,8 @@ def trained(trainer: Trainer, module: RetrainModule, data: RetrainData) -> dict[
         "momentum": hparams["momentum"],
         "weight decay": hparams["weight_decay"],
         "precision": trainer.precision,
+        "batch normalisation": "of whole batches" if is_whole else "of the part of each device",
+        "steps that are not finite": hparams["bad_step"],
         "training batches left out": len(data.train_dataloader()) - int(trainer.num_training_batches),
         "test batches left out": len(data.test_dataloader()) - sum(map(int, trainer.num_test_batches)),
     }
