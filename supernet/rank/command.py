@@ -123,7 +123,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="images in a batch; as in the search if not given")
     parser.add_argument("--norm", choices=["search", "batch", "recalibrated"], default="search",
                         help="what normalises: as where the search compares cells (search, the default), the statistics"
-                        " of each batch (batch), or of images that each cell is run on first (recalibrated)")  # fmt: skip
+                        " of each batch (batch), or of images that it is run on first (recalibrated)")  # fmt: skip
     parser.add_argument("--recalibration_images", type=int,
                         help="training images of which each cell makes its statistics, with --norm recalibrated;"
                         " 1024 if not given")  # fmt: skip
