@@ -1,9 +1,12 @@
-"""The one exception that speaks to a person."""
+"""The one exception that speaks to a person, and commands that end in a sentence."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 
 class SupernetError(ValueError):
@@ -45,3 +48,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     return f"{guess(name, names)}(known: {', '.join(names)})"
+
+
+def run(main: Callable[[Sequence[str]], int | None], args: Sequence[str]) -> int:
+    """Run a command; a mistake of the user, and what the system refuses, becomes one sentence.
+
+    Args:
+        main: the command; may return its exit status.
+        args: its command line.
+
+    Returns:
+        Exit status: 0, or what the command returns; 1 if the reader of its output has left; 2 for a mistake; 130 if
+        it is stopped by Ctrl-C, where what the KeyboardInterrupt says is told.
+    """
+    try:
+        return main(args) or 0
+    except BrokenPipeError:
+        sys.stdout = None
+        return 1
+    except (SupernetError, OSError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        ignore_interrupts()
+        print(f"stopped by SIGINT; {str(stop) or 'nothing had begun, or all was over'}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def ignore_interrupts() -> None:
+    """From now on Ctrl-C does nothing to this process, which is about to end, and would only end in a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which processes that it starts would inherit

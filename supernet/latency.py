@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from supernet.errors import SupernetError, one_line
+from supernet.errors import SupernetError, run
 from supernet.files import write_whole
 from supernet.genotype import NAS_BENCH_201_OPS, ZERO
 from supernet.network import Skeleton, check_image_size, check_skeleton
@@ -114,13 +114,9 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # of the last two are devices that torch lacks
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
         raise SupernetError(f"nothing can be computed on device {name!r} ({reason}); pass --device cpu") from None
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (SupernetError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run(main, sys.argv[1:]))

@@ -11,6 +11,7 @@ from matplotlib.patches import FancyArrowPatch
 from numpy.typing import NDArray
 
 from supernet.genotype import ZERO, Genotype
+from supernet.ranking import kendall
 from supernet.space import CellSpace
 
 OP_COLOURS = {
@@ -115,6 +116,8 @@ def scatter(
         groups: a small number for each cell, which gives its colour.
         of: what these numbers are.
         measured: what the truth is.
+
+    The title of a panel has Kendall's tau of all cells, also of the few that are far below the others and not shown.
     """
     figure = Figure(figsize=(5.2 * len(scores) + 0.6, 4.6), layout="constrained")
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
@@ -122,13 +125,17 @@ def scatter(
     shown = truth >= np.quantile(truth, 0.05) - 2
     # In an order that has nothing to do with the groups, else the last one lies on top of the others.
     order = np.random.default_rng(0).permutation(np.flatnonzero(shown))
+    size = float(np.clip(9_000 / len(order), 5, 30))
     for axes, (name, values) in zip(panels, scores.items(), strict=True):
         points = axes.scatter(
-            values[order], truth[order], c=np.asarray(groups)[order], s=6, alpha=0.6, linewidths=0, cmap="viridis"
+            values[order], truth[order], c=np.asarray(groups)[order], s=size, alpha=0.6, linewidths=0, cmap="viridis"
         )
         axes.set_xlabel(name)
+        axes.set_title(f"Kendall's tau {kendall(values, truth):.3f}", fontsize=10)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(measured, parse_math=False)
-    panels[0].set_title(f"{len(order):,} cells; {np.sum(~shown):,} below these are not shown", fontsize=8, loc="left")
+    hidden = len(truth) - len(order)
+    note = f"; {hidden:,} of them, below these, are not shown" if hidden else ""
+    figure.suptitle(f"{len(truth):,} cells{note}", fontsize=10)
     panels[-1].legend(*points.legend_elements(), title=of, loc="lower right", fontsize=8, title_fontsize=8)
     return figure

@@ -88,9 +88,10 @@ def expected_best(scores: ArrayLike, truth: ArrayLike, num_kept: int) -> float:
     return float(chances @ np.maximum(equal[order], certain.max(initial=-np.inf)))
 
 
-def regret(scores: ArrayLike, truth: ArrayLike, num_kept: int = 1) -> float:
-    """How far `expected_best` is below the highest truth of all; at least 0."""
-    return max(0.0, float(np.max(truth)) - expected_best(scores, truth, num_kept))
+def regret(scores: ArrayLike, truth: ArrayLike, num_kept: int = 1, best: float | None = None) -> float:
+    """How far `expected_best` is below the highest truth there is, that of these cells if not given; at least 0."""
+    highest = float(np.max(truth)) if best is None else best
+    return max(0.0, highest - expected_best(scores, truth, num_kept))
 
 
 def _highest(values: Values, num_drawn: int) -> tuple[NDArray[np.intp], Values]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from supernet.genotype import NAS_BENCH_201_OPS, Genotype
 from supernet.plot import OP_COLOURS, draw_cell, heat_map, scatter, sketch_cell
+from supernet.ranking import kendall
 from supernet.space import CellSpace
 
 WIDE_OPS = (*NAS_BENCH_201_OPS, "nor_conv_5x5", "max_pool_3x3")
@@ -177,7 +178,9 @@ def test_a_scatter_shows_every_cell_but_the_few_far_below() -> None:
         (points,) = axes.collections
         shown = sorted(zip(*np.asarray(points.get_offsets()).T, np.asarray(points.get_array()), strict=True))
         assert shown == sorted(zip(values[:96], truth[:96], groups[:96], strict=True))
-    assert panels[0].get_title(loc="left") == "96 cells; 3 below these are not shown"
+    assert figure.get_suptitle() == "99 cells; 3 of them, below these, are not shown"
+    for axes, values in zip(panels, scores.values(), strict=True):
+        assert axes.get_title() == f"Kendall's tau {kendall(values, truth):.3f}"
     legend = panels[1].get_legend()
     assert legend is not None
     assert [re.sub(r"\D", "", text.get_text()) for text in legend.get_texts()] == ["0", "1", "2", "3"]

@@ -6,6 +6,10 @@ import csv
 import gzip
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +27,11 @@ from supernet.cli import search
 from supernet.cli.checkpoint import build_search, read_checkpoint
 from supernet.cli.command import command
 from supernet.cost import cost, effective_params
+from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
-from supernet.rank import main
 from supernet.rank.cells import choose_cells, distinct_cells
+from supernet.rank.command import main
 from supernet.rank.figures import best_cells
 from supernet.rank.opened import open_search
 from supernet.rank.scores import Scores
@@ -146,11 +151,14 @@ def test_held_to_a_table(found: Found, tmp_path: Path) -> None:
         assert row["rho"] == pytest.approx(spearman(scores, truth))
         distinct = np.array(scores)[kept], np.array(truth)[kept]
         assert row["tau_distinct"] == pytest.approx(kendall(*distinct))
-        assert row["tau_best"] == pytest.approx(kendall(np.array(scores)[top], np.array(truth)[top]))
-        assert row["regret_of_1"] == pytest.approx(regret(scores, truth, 1))
+        assert (row["tau_best"], row["pick_of_100"]) == (None, None)
+        lacking = max(map(table.accuracy, CellSpace())) - max(truth)
+        assert lacking > 0
+        assert row["regret_of_1"] == pytest.approx(regret(scores, truth, 1) + lacking)
         assert row["picks"]["1"] == pytest.approx(np.mean(truth))
         assert row["cells"] == {"all": 40, "distinct": len(kept), "best": len(top)}
-        assert f"| {name} | {row['tau']:.3f} | {row['tau_distinct']:.3f} |" in out
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{name}  "))
+        assert line.removeprefix(name).split()[:3] == [f"{row['tau']:.3f}", f"{row['tau_distinct']:.3f}", "-"]
     assert rows["parameter count"]["tau"] > 0.9
     first = record["best"][0]
     assert first["rank"] == table.place(Genotype.parse(first["cell"]), Column.parse(COLUMN)).rank
@@ -161,6 +169,12 @@ def test_held_to_a_table(found: Found, tmp_path: Path) -> None:
     assert seen.Tags()["images"] == ["rank/scatter"]
     (scalar,) = seen.Scalars("rank/tau/shared_accuracy")
     assert scalar.value == pytest.approx(rows["shared accuracy"]["tau"], abs=1e-6)
+    assert (scalar.step, record["epoch"], record["picture"]) == (2, 1, "rank.png")
+    assert "rank/tau_best/shared_accuracy" not in seen.Tags()["scalars"]
+    assert first["cell"] in out  # as it is, to be copied
+    assert rank(found, tmp_path, "--cells", "40").status == 0  # a picture belongs to the record beside it
+    assert not (tmp_path / "rank.png").exists()
+    assert "picture" not in left(tmp_path)
 
 
 def test_the_results_lie_in_the_folder_of_the_run(found: Found) -> None:
@@ -195,6 +209,7 @@ def test_statistics_of_its_own_and_bfloat16(found: Found, tmp_path: Path) -> Non
         ("--table nothing.csv", "cannot read the table nothing.csv"),
         ("--table TABLE --column cifar10_25k_valid_200", "has no accuracies"),
         ("--table TABLE --column cifar10_25k_seconds_200", "has no accuracies"),
+        ("--seed -1", "--seed must be at least 0"),
         ("--device foo", "nothing can be computed on device 'foo'"),
     ],
 )
@@ -213,6 +228,74 @@ def test_a_checkpoint_that_is_not_there_is_refused(found: Found, tmp_path: Path)
     for path in (tmp_path, tmp_path / "none.ckpt", Path(found.table)):
         assert rank(Found(str(path), ""), tmp_path / "out", "--cells", "2").status == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_run_stands_for_its_checkpoint(found: Found, tmp_path: Path) -> None:
+    folder = Path(found.checkpoint).parents[1]
+    assert rank(Found(str(folder), ""), tmp_path, "--cells", "2").status == 0
+    assert left(tmp_path)["checkpoint"] == found.checkpoint
+    status, _, err = rank(Found(str(folder.parent), ""), tmp_path, "--cells", "2")
+    assert (status, err) == (
+        2,
+        f"error: {folder.parent} is a folder, and no run with a checkpoint; pass {found.checkpoint}\n",
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_named(found: Found, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, _, err = rank(found, tmp_path / "file" / "rank", "--cells", "2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"cannot keep scores in {tmp_path / 'file' / 'rank'}: " in err
+    assert "pass another folder to --out" in err
+
+
+def test_other_images_of_the_same_number_are_refused(
+    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rank(found, tmp_path, "--cells", "2").status == 0
+    before, setup = (tmp_path / "scores.tsv").read_bytes(), SearchData.setup
+
+    def changed(data: SearchData, part: str) -> None:
+        setup(data)
+        values = getattr(data.sets["val"], part)
+        values.view(-1)[0] = (int(values.view(-1)[0]) + 1) % 10
+
+    for part in ("images", "labels"):
+        monkeypatch.setattr(SearchData, "setup", lambda data, part=part: changed(data, part))
+        status, out, err = rank(found, tmp_path, "--cells", "2")
+        assert (status, out) == (2, "")
+        assert "images_sha256 was " in err
+        assert (tmp_path / "scores.tsv").read_bytes() == before
+
+
+def test_a_search_that_recalibrates_is_scored_recalibrated(tmp_path: Path) -> None:
+    options = ["--trainer.default_root_dir", str(tmp_path), "--data.root", str(tmp_path)]
+    assert run(search, *TINY, *options, "--model.recalibration_images", "96").status == 0
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    assert rank(Found(str(checkpoint), ""), tmp_path / "out", "--cells", "6").status == 0
+    record = left(tmp_path / "out")
+    assert (record["norm"], record["recalibration_images"]) == ("recalibrated", 96)
+    module = build_search(str(checkpoint), read_checkpoint(str(checkpoint)))
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    opened = open_search(checkpoint, None, 64, None, torch.device("cpu"))
+    assert sum(map(len, opened.calibration)) == 96
+    for cell, accuracy in written(tmp_path / "out").items():
+        expected = module.score(cell, opened.batches, opened.calibration)
+        assert accuracy == pytest.approx(expected, abs=1 / 64 + 1e-6)
+
+
+def test_stopped_again_and_again_it_ends_in_a_sentence(found: Found, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "supernet.rank", found.checkpoint, "--out", str(tmp_path), *FEW]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "scores.tsv").exists():
+            time.sleep(0.05)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    assert said.startswith("stopped by SIGINT; ")
 
 
 def test_which_cells() -> None:

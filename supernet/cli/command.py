@@ -11,11 +11,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from supernet.errors import SupernetError, one_line
+from supernet.errors import SupernetError, run
 from supernet.parallel import is_first
 
 
@@ -55,11 +56,11 @@ def _say_unless_said_again(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
+def command(main: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
     """Run a command; a mistake of the user becomes one sentence.
 
     Args:
-        run: the command.
+        main: the command.
         args: its command line.
 
     Returns:
@@ -68,14 +69,18 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
     here = str(Path.cwd())
     sys.path.insert(0, here)  # a strategy in a file beside the user is importable
     try:
+        return run(partial(_run, main), args)
+    finally:
+        sys.path.remove(here)
+
+
+def _run(main: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
+    """What `run` does not know: the libraries of a training."""
+    try:
         with quiet_libraries():
-            run(args)
-    except BrokenPipeError:  # the reader of the output has left
-        sys.stdout = None
-        return 1
-    except (SupernetError, MisconfigurationException, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
+            main(args)
+    except MisconfigurationException as error:
+        raise SupernetError(str(error)) from error
     except Interrupted as stop:
         path, number = stop.args
         if not is_first():  # rank 0 speaks for all; Lightning kills it when another ends with an error
@@ -83,11 +88,6 @@ def command(run: Callable[[Sequence[str]], None], args: Sequence[str]) -> int:
         saved = f"its state is {path}: the same command with --resume goes on" if path else "nothing was saved yet"
         print(f"stopped by {signal.Signals(number).name}; {saved}", file=sys.stderr)
         return 128 + int(number)
-    except KeyboardInterrupt as stop:
-        print(f"stopped by SIGINT; {str(stop) or 'nothing had begun, or all was over'}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        sys.path.remove(here)
     return 0
 
 

@@ -4,7 +4,7 @@ The reader of the published file was written from its description, and tried on 
 nobody had the published one, of 2 GB, at hand.
 """
 
-from supernet.nasbench101.convert import convert, gather
+from supernet.nasbench101.convert import convert, gather, missing
 from supernet.nasbench101.network import Network101, num_parameters, vertex_channels
 from supernet.nasbench101.records import EPOCHS, Evaluation, Record, read_records
 from supernet.nasbench101.space import NUM_CELLS, NUM_CELLS_BY_VERTICES, cells, sample
@@ -29,6 +29,7 @@ __all__ = [
     "convert",
     "gather",
     "is_well_formed",
+    "missing",
     "num_parameters",
     "open_table",
     "read_records",

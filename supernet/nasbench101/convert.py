@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from supernet.arrays import npz_bytes
 from supernet.errors import SupernetError
-from supernet.files import write_whole
+from supernet.files import check_regular, write_whole
 from supernet.nasbench101.network import num_parameters
 from supernet.nasbench101.records import EPOCHS, Record, read_records
-from supernet.nasbench101.space import pack
+from supernet.nasbench101.space import NUM_CELLS, pack
 from supernet.nasbench101.spec import MAX_VERTICES, OPS, Spec
-from supernet.nasbench101.table import FIGURES, KINDS, NUM_REPEATS, Arrays
+from supernet.nasbench101.table import FIGURES, KINDS, NUM_REPEATS, Arrays, TabularBenchmark101
 
 
 def convert(records: Path, out: Path) -> int:
@@ -29,14 +29,32 @@ def convert(records: Path, out: Path) -> int:
         The number of cells.
 
     Raises:
-        SupernetError: the file is no such file, or contradicts itself, or the table cannot be written.
+        SupernetError: the file is no such file, or contradicts itself, or the table cannot be written, or its name
+            does not end in ``.npz``, which is said before anything is read.
     """
-    if not records.is_file():
-        raise SupernetError(f"cannot read {records}: there is no such file")
-    with tqdm(total=records.stat().st_size, unit="B", unit_scale=True, desc=records.name) as bar:
+    if out.suffix != ".npz":
+        raise SupernetError(f"a table is a .npz file, got --out {out}; give it that ending")
+    try:
+        check_regular(records)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SupernetError(f"cannot read {records} ({reason}); pass the TFRecord file") from None
+    with tqdm(total=records.stat().st_size, unit="B", unit_scale=True, desc=records.name, disable=None) as bar:
         arrays = gather(read_records(records, bar.update))
     write_whole(out, npz_bytes(arrays))
     return len(arrays["params"])
+
+
+def missing(table: TabularBenchmark101) -> list[str]:
+    """Sentences on what a table lacks of the published one: cells, and of its cells, trainings at each budget."""
+    asked = NUM_REPEATS * len(table)
+    return [
+        f"{NUM_CELLS - len(table):,} of the {NUM_CELLS:,} cells of NAS-Bench-101 are missing",
+        *(
+            f"{asked - table.num_trainings(epochs):,} of the {asked:,} trainings for {epochs} epochs are missing"
+            for epochs in EPOCHS
+        ),
+    ]
 
 
 def gather(records: Iterable[Record]) -> Arrays:

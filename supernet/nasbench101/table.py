@@ -180,6 +180,12 @@ class TabularBenchmark101:
         np.divide(sums, known.sum(axis=1), out=means, where=known.any(axis=1))
         return means
 
+    def num_trainings(self, epochs: int) -> int:
+        """How many trainings of a budget there are, of all cells: three of each where none is missing."""
+        if epochs not in self.epochs:
+            return 0
+        return int((~np.isnan(self._arrays["metrics"][:, self._budget(epochs), :, 1, 0])).sum())
+
     def params(self) -> NDArray[np.int64]:
         """Trainable parameters of all cells, shape (N,), in the order of `hashes`."""
         params: NDArray[np.int64] = self._arrays["params"].astype(np.int64)

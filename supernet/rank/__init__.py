@@ -1,5 +1,1 @@
 """How well does a supernet rank cells? ``python -m supernet.rank CHECKPOINT`` scores them and holds them to a table."""
-
-from supernet.rank.command import main
-
-__all__ = ["main"]

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from supernet.benchmark import Column, TabularBenchmark, open_table
 from supernet.benchmark.tabulated import choose_column
-from supernet.cli.runs import lock
-from supernet.errors import SupernetError
-from supernet.files import write_whole
+from supernet.cli.runs import CHECKPOINT, lock, runs
+from supernet.errors import SupernetError, ignore_interrupts
+from supernet.files import remove_quietly, write_whole
 from supernet.genotype import Genotype
 from supernet.latency import check_device
 from supernet.plot import scatter
 from supernet.rank.cells import choose_cells
-from supernet.rank.figures import EFFECTIVE, SHARED, Compared, as_text, best_cells, compare, figures, markdown
+from supernet.rank.figures import EFFECTIVE, SHARED, Compared, aligned, as_text, best_cells, compare, figures
 from supernet.rank.opened import Opened, open_search
 from supernet.rank.scores import Scores
 from supernet.shared import shared_accuracies
@@ -48,8 +48,7 @@ def main(args: Sequence[str]) -> None:
     given = _parse(args)
     check_device(given.device)
     table = None if given.table is None else open_table(given.table)
-    if not given.checkpoint.is_file():
-        raise SupernetError(f"there is no checkpoint {given.checkpoint}; a search leaves one in its checkpoints folder")
+    given.checkpoint = _checkpoint(given.checkpoint)
     device = torch.device(given.device)
     opened = open_search(
         given.checkpoint, given.root, given.images, given.recalibration_images, device, given.batch_size
@@ -76,17 +75,37 @@ def main(args: Sequence[str]) -> None:
             "scored_now": len(missing),
             "versions": versions(device),
         }
-        _tell({cell: scores.known[cell] for cell in cells}, record, table, column, out, out if given.out else run)
+        shared = {cell: scores.known[cell] for cell in cells}
+        _tell(shared, record, opened.step, table, column, out, out if given.out else run)
+
+
+def _checkpoint(path: Path) -> Path:
+    """The checkpoint that is meant: a file, or the last one in the folder of a run."""
+    if (path / CHECKPOINT).is_file():
+        return path / CHECKPOINT
+    if path.is_dir():
+        found = [folder / CHECKPOINT for _, folder in sorted(runs(path), reverse=True)]
+        last = next((each for each in found if each.is_file()), "a checkpoint, which a search leaves in checkpoints/")
+        raise SupernetError(f"{path} is a folder, and no run with a checkpoint; pass {last}")
+    if not path.is_file():
+        raise SupernetError(f"there is no checkpoint {path}; a search leaves one in its checkpoints folder")
+    return path
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, and say what to do when it is left early."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = lock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = lock(folder)
+    except OSError as error:
+        raise SupernetError(
+            f"cannot keep scores in {folder}: {error.strerror or error}; pass another folder to --out"
+        ) from None
     try:
         yield
     except KeyboardInterrupt:
+        ignore_interrupts()
         raise KeyboardInterrupt("the scores so far are kept: the same command goes on from here") from None
     finally:
         if handle is not None:
@@ -98,18 +117,21 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         prog="python -m supernet.rank", description=_DESCRIPTION, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("checkpoint", type=Path, help="checkpoint of a search")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a search, or the folder of its run")
     parser.add_argument("--cells", default="all", help="all (the default), distinct, or how many to draw at random")
     parser.add_argument("--images", type=int, default=2048, help="validation images of the search; 2048 if not given")
     parser.add_argument("--batch_size", type=int, help="images in a batch; as in the search if not given")
     parser.add_argument("--norm", choices=["search", "batch", "recalibrated"], default="search",
-                        help="as the search compares cells (the default), or: statistics of the batch at hand, or of its"
-                        " own for each cell")  # fmt: skip
+                        help="what normalises: as where the search compares cells (search, the default), the statistics"
+                        " of each batch (batch), or of images that it is run on first (recalibrated)")  # fmt: skip
     parser.add_argument("--recalibration_images", type=int,
-                        help="of which a cell makes its own; as many as in the search, or 1024, if not given")  # fmt: skip
+                        help="training images of which each cell makes its statistics, with --norm recalibrated;"
+                        " 1024 if not given")  # fmt: skip
     parser.add_argument("--table", type=Path, help="table of NAS-Bench-201")
     parser.add_argument(
-        "--column", help="what is true; what papers report of the images of the search, or of cifar10, if not given"
+        "--column",
+        help="which accuracy of the table is the truth; if not given, what papers report on the data set of the search,"
+        " or on cifar10 if it is not tabulated",
     )
     parser.add_argument("--out", type=Path, help="folder for the results; rank in the folder of the run if not given")
     parser.add_argument("--root", help="folder that holds the images; that of the search if not given")
@@ -117,7 +139,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="32-true if not given"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the cells that are drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random sample of cells; 0 if not given")
     given = parser.parse_args(args)
     if given.column is not None and given.table is None:
         raise SupernetError("--column is one of a table; pass --table, too")
@@ -125,6 +147,8 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         raise SupernetError("--recalibration_images are for statistics of its own; pass --norm recalibrated, too")
     if given.norm != "search":
         given.recalibration_images = 0 if given.norm == "batch" else given.recalibration_images or 1024
+    if given.seed < 0:
+        raise SupernetError(f"--seed must be at least 0, got {given.seed}")
     if given.batch_size is not None and given.batch_size < 2:
         raise SupernetError(f"--batch_size must be at least 2 for batch normalisation, got {given.batch_size}")
     for name, number in {"images": given.images, "recalibration_images": given.recalibration_images or 2}.items():
@@ -148,17 +172,19 @@ def _scored(opened: Opened, cells: Sequence[Genotype], mixed: bool) -> Iterator[
 def _tell(
     shared: Mapping[Genotype, float],
     record: dict[str, Any],
+    step: int,
     table: TabularBenchmark | None,
     column: Column | None,
     out: Path,
     events: Path,
 ) -> None:
     """Print what was found, and leave it in files."""
-    lines = []
+    lines, picture = [], out / "rank.png"
     record["best"] = [
         {"cell": str(cell), "index": cell.index, "shared_accuracy": shared[cell]} for cell in best_cells(shared)
     ]
     if table is None or column is None:
+        remove_quietly(picture)  # of other cells, or another column
         print("The best cells by shared accuracy; --table, with the table of NAS-Bench-201, tells how well it ranks"
               " (CSV with the columns arch and, for example, cifar10_50k_test_200).\n")  # fmt: skip
     else:
@@ -169,8 +195,9 @@ def _tell(
                 best |= table.place(cell, column)._asdict()
         record |= {"table": table.source, "column": str(column), "meaning": column.meaning, "rows": rows}
         print(f"Held to {column}: {column.meaning}, mean of seeds.\n\n{as_text(rows)}\n")
-        _draw(compared, column, rows, record["epoch"], out, events)
-        lines.append(f"picture    {out / 'rank.png'}")
+        _draw(compared, column, rows, step, picture, events)
+        record["picture"] = picture.name
+        lines.append(f"picture    {picture}")
     print(_best_text(record["best"]))
     write_whole(out / "rank.json", (json.dumps(record, indent=2) + "\n").encode())
     print("\n".join(["", *lines, f"scores     {out / 'scores.tsv'}", f"results    {out / 'rank.json'}"]))
@@ -178,34 +205,41 @@ def _tell(
 
 def _best_text(best: Sequence[dict[str, Any]]) -> str:
     placed = all("rank" in each for each in best)
-    header = ["cell", "index", "shared accuracy, %", *(["true accuracy, %", "true rank"] if placed else [])]
+    header = ["index", "shared\naccuracy, %", *(["true\naccuracy, %", "true\nrank"] if placed else []), "cell"]
     rows = [
         [
-            f"`{each['cell'].replace('|', chr(92) + '|')}`",
             "-" if each["index"] is None else str(each["index"]),
             f"{100 * each['shared_accuracy']:.2f}",
             *([f"{each['accuracy']:.2f}", f"{each['rank']:,}"] if placed else []),
+            each["cell"],
         ]
         for each in best
     ]
-    return markdown(header, rows)
+    return aligned(header, rows, text=len(header) - 1)
 
 
 def _draw(
-    compared: Compared, column: Column, rows: Sequence[dict[str, Any]], epoch: int, out: Path, events: Path
+    compared: Compared, column: Column, rows: Sequence[dict[str, Any]], step: int, picture: Path, events: Path
 ) -> None:
     """The picture, as a file and in TensorBoard, and there the figures too."""
     from torch.utils.tensorboard import SummaryWriter  # here: it takes its time
 
     shown = {f"{SHARED}, %": 100 * compared.scores[SHARED], f"{EFFECTIVE}, millions": compared.scores[EFFECTIVE] / 1e6}
     colours = [cell.ops.count("nor_conv_3x3") for cell in compared.cells]
-    figure = scatter(shown, compared.truth, colours, "3x3 convolutions", f"{column}, %")
+    figure = scatter(shown, compared.truth, colours, "3x3 convolutions", _in_words(column))
     drawing = io.BytesIO()
     figure.savefig(drawing, format="png", dpi=150)
-    write_whole(out / "rank.png", drawing.getvalue())
+    write_whole(picture, drawing.getvalue())
     with SummaryWriter(str(events), filename_suffix=".rank") as writer:
-        writer.add_figure("rank/scatter", figure, epoch)
+        writer.add_figure("rank/scatter", figure, step)
         for row in rows:
             for name, value in row.items():
                 if isinstance(value, float):
-                    writer.add_scalar(f"rank/{name}/{row['score'].replace(' ', '_')}", value, epoch)
+                    writer.add_scalar(f"rank/{name}/{row['score'].replace(' ', '_')}", value, step)
+
+
+def _in_words(column: Column) -> str:
+    """What the truth is, short: the title of an axis."""
+    dataset, _, _ = column.meaning.partition(",")
+    measure = "test" if column.measure == "test" else "validation"
+    return f"{dataset} {measure} accuracy after {column.epochs} epochs, %"

@@ -28,14 +28,17 @@ _CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 _NAMES = {
     "tau": "tau",
     "tau_distinct": "distinct",
-    "tau_best": "true top 10 %",
+    "tau_best": "true top\n10 %",
     "rho": "rho",
-    "rho_distinct": "rho, distinct",
-    "regret_of_1": "regret of the first",
-    "regret_of_10": "regret of the best of ten",
-    "pick_of_100": "pick of 100",
+    "rho_distinct": "rho,\ndistinct",
+    "regret_of_1": "regret of\nthe first",
+    "regret_of_10": "of the best\nof ten",
+    "pick_of_100": "pick of\n100",
 }
 """Columns of the table that is printed, and their headings."""
+
+_FEWEST = 20
+"""Cells among the truly best from which on a correlation of them is more than noise."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Compared:
     truth: Values
     distinct: NDArray[np.intp]
     """Positions of one cell of each that are the same."""
+
+    best: float
+    """The highest true accuracy of the whole table."""
 
 
 def compare(
@@ -90,11 +96,16 @@ def compare(
         {name: np.array(each, dtype=np.float64) for name, each in scores.items()},
         np.array([values[indices[cell]] for cell in order], dtype=np.float64),
         np.array([position for position, cell in enumerate(order) if cell in kept]),
+        float(np.nanmax(values)),
     )
 
 
 def figures(compared: Compared) -> list[dict[str, Any]]:
-    """One row for each score, in plain values; see `supernet.ranking` for what they are."""
+    """One row for each score, in plain values; see `supernet.ranking` for what they are.
+
+    Regrets are of the best of the whole table. None is what so few cells do not tell: their true top tenth, and which
+    of 100 is picked.
+    """
     truth, distinct = compared.truth, compared.distinct
     best = among_best(truth)
     return [
@@ -102,12 +113,12 @@ def figures(compared: Compared) -> list[dict[str, Any]]:
             "score": name,
             "tau": kendall(scores, truth),
             "tau_distinct": kendall(scores[distinct], truth[distinct]),
-            "tau_best": kendall(scores[best], truth[best]),
+            "tau_best": kendall(scores[best], truth[best]) if best.sum() >= _FEWEST else None,
             "rho": spearman(scores, truth),
             "rho_distinct": spearman(scores[distinct], truth[distinct]),
-            "regret_of_1": regret(scores, truth, 1),
-            "regret_of_10": regret(scores, truth, min(10, len(truth))),
-            "pick_of_100": expected_pick(scores, truth, min(100, len(truth))),
+            "regret_of_1": regret(scores, truth, 1, compared.best),
+            "regret_of_10": regret(scores, truth, min(10, len(truth)), compared.best),
+            "pick_of_100": expected_pick(scores, truth, 100) if len(truth) >= 100 else None,
             "picks": {n: expected_pick(scores, truth, n) for n in _CURVE if n <= len(truth)},
             "cells": {"all": len(truth), "distinct": len(distinct), "best": int(best.sum())},
         }
@@ -120,17 +131,40 @@ def best_cells(shared: Mapping[Genotype, float], count: int = 10) -> list[Genoty
     return sorted(shared, key=lambda cell: (-shared[cell], cell.index or 0, str(cell)))[:count]
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
-
-
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown of `figures`."""
+    """`figures` as a table of text, and below, how many cells are in those that are not of all."""
     counts = rows[0]["cells"]
-    shown = {"tau": counts["all"], "tau_distinct": counts["distinct"], "tau_best": counts["best"]}
-    header = [f"{title} ({shown[name]:,} cells)" if name in shown else title for name, title in _NAMES.items()]
     digits = {name: 2 if name.startswith(("regret", "pick")) else 3 for name in _NAMES}
-    lines = [[row["score"], *(f"{row[name]:.{digits[name]}f}" for name in _NAMES)] for row in rows]
-    return markdown(["score", *header], lines)
+    lines = [
+        [row["score"], *("-" if row[name] is None else f"{row[name]:.{digits[name]}f}" for name in _NAMES)]
+        for row in rows
+    ]
+    table = aligned(["score", *_NAMES.values()], lines)
+    return (
+        f"{table}\n\n{counts['all']:,} cells, of which {counts['distinct']:,} are distinct, and {counts['best']:,} are"
+        " the true top 10 %"
+    )
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 0) -> str:
+    r"""A table for a terminal: numbers end at one column, and the text, in column number ``text``, begins at one.
+
+    A heading may have several lines.
+
+    >>> print(aligned(["name", "a\nnumber"], [["one", "1"], ["eleven", "11"]]))
+                 a
+    name    number
+    one          1
+    eleven      11
+    """
+    words = [heading.split("\n") for heading in header]
+    height = max(map(len, words))
+    lines = [*zip(*([""] * (height - len(each)) + each for each in words), strict=True), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == text else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supernet.cli.checkpoint import build_search, read_checkpoint
+from supernet.cli.checkpoint import build_search, progress, read_checkpoint
 from supernet.data import ImageSet, SearchData
 from supernet.errors import SupernetError
 from supernet.network import Supernet
@@ -31,7 +31,10 @@ class Opened:
     """What decides a score, in plain values: scores are of one search only if this is the same."""
 
     epoch: int
-    """Of the search, how many have passed."""
+    """How many the search has completed."""
+
+    step: int
+    """How many batches it has had, by which TensorBoard counts."""
 
 
 def open_search(
@@ -61,6 +64,8 @@ def open_search(
     if "name" not in searched:
         raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
     module = build_search(str(path), checkpoint)
+    step, _ = progress(checkpoint)
+    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     supernet = module.supernet.to(device).requires_grad_(False)
     if recalibration_images is None:
         recalibration_images = int(module.hparams["recalibration_images"])
@@ -77,7 +82,6 @@ def open_search(
     digest = hashlib.sha256()
     for part in (*data.sets["val"], *(data.sets["train"] if calibration else ())):
         digest.update(part.cpu().numpy().tobytes())
-    epoch = checkpoint.get("epoch")
     identity = {
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "data": data.name,
@@ -88,4 +92,4 @@ def open_search(
         "images_sha256": digest.hexdigest(),
         "device": device.type,
     }
-    return Opened(supernet, batches, calibration, identity, epoch if isinstance(epoch, int) else 0)
+    return Opened(supernet, batches, calibration, identity, epoch, step)
