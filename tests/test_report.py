@@ -27,11 +27,12 @@ from supernet.cli import search
 from supernet.cost import cost
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
+from supernet.rank.figures import EFFECTIVE, SHARED, compare, figures
 from supernet.report import Run, find_run, page, read_run
 from supernet.report.__main__ import main
 from supernet.report.cautions import cautions
 from supernet.report.curves import HEIGHT, LEFT, RIGHT, WIDTH, draw, thin
-from supernet.report.figures import history
+from supernet.report.figures import departures, history
 from supernet.report.place import standing
 from supernet.space import CellSpace
 
@@ -257,6 +258,44 @@ def test_the_heat_map_shows_what_was_logged(folder: Path) -> None:
     assert any("probabilities over time are not drawn" in sentence for sentence in run.missing)
 
 
+def test_edges_where_the_cell_is_not_the_likeliest_are_counted(folder: Path) -> None:
+    run = read_run(folder)
+    last = [[run.curves[f"edge_{s}_to_{t}/{op}"].values[-1] for op in CellSpace().ops] for t, s in CellSpace().edges]
+    likeliest = [max(zip(row, CellSpace().ops, strict=True))[1] for row in last]
+    run.cell = Genotype(tuple(likeliest))
+    assert departures(run) == (0, 6)
+    assert "likeliest at the end" not in checked(page(run)).words
+    for count, edge in enumerate((0, 3, 5), start=1):
+        likeliest[edge] = next(op for op in CellSpace().ops if op != likeliest[edge])
+        run.cell = Genotype(tuple(likeliest))
+        assert departures(run) == (count, 6)
+        assert f"On {count} of 6 edges the cell has another operation" in checked(page(run)).words
+    run.cell = Genotype(("nor_conv_5x5",) * 6)
+    assert departures(run) is None
+    checked(page(run))
+
+
+def test_what_rank_leaves_is_no_part_of_the_run(folder: Path, tmp_path: Path) -> None:
+    before = read_run(folder)
+    ranked = tmp_path / "ranked"
+    shutil.copytree(folder, ranked)
+    with SummaryWriter(str(ranked), filename_suffix=".rank") as writer:  # now, twenty years after the run
+        writer.add_scalar("rank/tau/shared_accuracy", 0.7, EPOCHS)
+        writer.add_scalar("val/derived_accuracy", 0.1, 10 * EPOCHS * BATCHES)
+    run = read_run(ranked)
+    assert (run.span, run.seconds, run.starts) == (before.span, before.seconds, before.starts)
+    assert run.curves.keys() == before.curves.keys()
+    assert run.curves["val/derived_accuracy"].values == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert "rank/" not in checked(page(run)).words
+    with SummaryWriter(str(ranked), filename_suffix=".other") as writer:
+        writer.add_scalar("rank/tau/shared_accuracy", 0.7, EPOCHS)
+    assert read_run(ranked).curves.keys() == before.curves.keys()
+    with SummaryWriter(str(tmp_path / "alone"), filename_suffix=".rank") as writer:
+        writer.add_scalar("rank/tau/shared_accuracy", 0.7, EPOCHS)
+    with pytest.raises(SupernetError, match="events are missing"):
+        find_run(tmp_path / "alone")
+
+
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     log_epochs(tmp_path, range(3))
     log_epochs(tmp_path, range(2, EPOCHS), 0.05, purge_step=2 * BATCHES)  # back to the checkpoint of epoch 2
@@ -278,9 +317,8 @@ def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
         json.dumps({"genotype": HOSTILE, "data": HOSTILE, "hyperparameters": {"channels": HOSTILE}})
     )
     (folder / "rank").mkdir()
-    (folder / "rank" / "rank.json").write_text(
-        json.dumps({"meaning": HOSTILE, "rows": [{HOSTILE: HOSTILE, "tau": 1e400}]})
-    )
+    row = {"score": HOSTILE, HOSTILE: HOSTILE, "tau": 1e400}
+    (folder / "rank" / "rank.json").write_text(json.dumps({"meaning": HOSTILE, "picture": HOSTILE, "rows": [row]}))
     with SummaryWriter(str(folder)) as writer:
         writer.add_scalar(f"arch/{HOSTILE}", 1.0, 3)
         writer.add_scalar(f"edge_0_to_1/{HOSTILE}", 1.0, 3)
@@ -343,6 +381,37 @@ def test_a_folder_without_a_run_is_one_sentence(
     assert said.count("\n") == 1
 
 
+def refused(path: Path) -> str:
+    with pytest.raises(SupernetError) as error:
+        find_run(path)
+    return str(error.value)
+
+
+def test_what_is_no_run_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    assert f"{tmp_path}/README.md is a file" in refused(tmp_path / "README.md")
+    assert refused(tmp_path / "nothing").startswith(f"there is no {tmp_path}/nothing")
+    (tmp_path / "left" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "left" / "checkpoints" / "last.ckpt").touch()
+    for path in (tmp_path / "left", tmp_path / "left" / "checkpoints" / "last.ckpt"):
+        said = refused(path)
+        assert said.startswith(f"{tmp_path}/left holds a checkpoint only: config.yaml, genotype.json, result.json")
+
+
+@pytest.mark.parametrize("number", [1, 5, 7])
+def test_runs_that_lie_deeper_are_listed(tmp_path: Path, number: int) -> None:
+    for name in "abcdefg"[:number]:
+        for version in (2, 10):
+            (tmp_path / name / f"version_{version}").mkdir(parents=True)
+            (tmp_path / name / f"version_{version}" / "config.yaml").touch()
+    (tmp_path / "empty").mkdir()
+    said = refused(tmp_path)
+    assert said.count("version_10") == min(number, 5)
+    assert "version_2" not in said
+    assert ("and 2 more" in said) == (number == 7)
+    assert f"{tmp_path}/a/version_10" in said
+
+
 def test_a_run_is_found_by_its_checkpoint_and_the_newest_by_its_parent(tmp_path: Path) -> None:
     for number in (2, 10):
         (tmp_path / f"version_{number}" / "checkpoints").mkdir(parents=True)
@@ -379,18 +448,42 @@ def test_the_place_of_the_cell_is_told_and_marked(folder: Path, table: TabularBe
     placed = standing(table, COLUMN, Genotype.from_index(6111))
     text = page(read_run(folder), placed)
     read = checked(text)
-    assert f"rank {placed.place.rank:,} of 15,623" in read.words
+    assert f"tabulated accuracy CIFAR-10 test, rank {placed.place.rank:,} of 15,623" in read.words
+    assert "expected best of 100 random cells" in read.words
+    assert read.words.count("node 3 the output") == 1
     assert f"{placed.place.regret:.2f} points below the best one" in read.words
     better = [each for each in placed.neighbours if each.place.accuracy > placed.place.accuracy]
     assert f"{len(better)} of its 24 neighbours" in read.words
     for each in better[:8]:
         assert f"{each.edge[0]}<-{each.edge[1]} {each.old} → {each.new}" in read.words
-    assert f"Pareto front, {len(placed.front)} cells" in read.words
+    assert re.search(rf"Pareto front, {len(placed.front)} cells?\b", read.words)
     pictures = [value for tag, name, value in read.attributes if tag == "image" and name.endswith("href")]
     assert pictures  # all the cells are one raster, and no points of the page
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).verify()
     assert len(text) < 500_000
+
+
+def test_of_few_known_cells_as_many_are_drawn(folder: Path) -> None:
+    values = np.full(NUM_CELLS, np.nan)
+    values[:40] = 90 + np.arange(40) / 10
+    column = Column.searched("cifar100")
+    placed = standing(TabularBenchmark({str(column): values}, "a table.csv"), column, Genotype.from_index(7))
+    assert placed.random_best == pytest.approx(values[:40].max())  # all that there are, without repetition
+    read = checked(page(read_run(folder), placed))
+    assert "expected best of 40 random cells" in read.words
+    assert "100 random cells" not in read.words
+    assert "CIFAR-100 validation, rank 33 of 40" in read.words
+
+
+@pytest.mark.parametrize(("asked", "said"), [(1, "1 epoch ·"), (3, "1 of 3 epochs ·")])
+def test_one_epoch_is_one(tmp_path: Path, asked: int, said: str) -> None:
+    log_epochs(tmp_path, range(1))
+    run = read_run(tmp_path)
+    run.config = {"trainer": {"max_epochs": asked}}
+    words = checked(page(run)).words
+    assert said in words
+    assert "1 epochs" not in words
 
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="the table of NAS-Bench-201 is not here")
@@ -426,31 +519,55 @@ def test_what_speaks_against_a_run_is_said(tmp_path: Path) -> None:
     assert "does not reach" in "\n".join(cautions(run))
 
 
-@pytest.mark.parametrize(("shared", "counted", "warned"), [(0.4, 0.58, True), (0.7, 0.58, False)])
-def test_a_supernet_that_ranks_below_counting_is_said(
-    tmp_path: Path, shared: float, counted: float, warned: bool
-) -> None:
-    rows = [
-        {"score": "shared accuracy", "tau": shared, "picks": {"1": 2}},
-        {"score": "parameter count", "tau": counted},
-    ]
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_supernet_that_ranks_below_counting_is_said(tmp_path: Path, table: TabularBenchmark, agrees: bool) -> None:
+    cells = [Genotype.from_index(index) for index in range(10, NUM_CELLS, 300)]
+    truth = table.values(COLUMN)
+    shared = {cell: (1 if agrees else -1) * truth[cell.index or 0] for cell in cells}
+    rows = figures(compare(cells, table, COLUMN, shared))
+    (tmp_path / "rank").mkdir()
+    (tmp_path / "rank" / "rank.json").write_text(json.dumps({"meaning": COLUMN.meaning, "rows": rows}))
+    read = checked(page(read_run(tmp_path)))
+    assert ("ranks cells worse" in read.words) == (not agrees)
+    assert f"their {EFFECTIVE} does" in read.words or agrees
+    assert "Does the supernet rank cells?" in read.headings
+    for row in rows:
+        assert f"{row['score']} {row['tau']:.4g}".replace("-", "\N{MINUS SIGN}") in read.words
+
+
+def test_the_bar_is_what_can_reach_the_output(tmp_path: Path) -> None:
+    rows = [{"score": SHARED, "tau": 0.6}, {"score": "parameter count", "tau": 0.5}, {"score": EFFECTIVE, "tau": 0.65}]
+    (said,) = cautions(Run(tmp_path, rank={"rows": rows}))
+    assert "0.600" in said
+    assert "0.650" in said
+    assert cautions(Run(tmp_path, rank={"rows": rows[:2]})) == []
+
+
+@pytest.mark.parametrize("named", ["rank.png", None, "../rank.png", ["rank.png"]])
+def test_the_picture_of_ranks_is_shown_if_they_say_that_there_is_one(tmp_path: Path, named: Any) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (3, 2)).save(picture, "png")
-    for layout in ({"rows": rows, "best": [{}] * 10}, rows):
-        (tmp_path / "run" / "rank").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "run" / "rank" / "rank.json").write_text(json.dumps(layout))
-        (tmp_path / "run" / "rank" / "rank.png").write_bytes(picture.getvalue())
-        read = checked(page(read_run(tmp_path / "run")))
-        assert ("ranks cells worse" in read.words) == warned
-        assert "Does the supernet rank cells?" in read.headings
-        assert f"shared accuracy {shared} parameter count {counted}" in read.words
-        (source,) = (value for tag, name, value in read.attributes if (tag, name) == ("img", "src"))
+    (tmp_path / "rank").mkdir()
+    for path in (tmp_path, tmp_path / "rank"):
+        (path / "rank.png").write_bytes(picture.getvalue())
+    told = {"best": [{"cell": "a"}]} | ({} if named is None else {"picture": named})
+    (tmp_path / "rank" / "rank.json").write_text(json.dumps(told))
+    read = checked(page(read_run(tmp_path)))
+    sources = [value for tag, name, value in read.attributes if (tag, name) == ("img", "src")]
+    assert len(sources) == (named == "rank.png")
+    for source in sources:
         assert base64.b64decode(source.partition(",")[2]) == picture.getvalue()
+    assert "Does the supernet rank cells?" in read.headings or not sources
 
 
-@pytest.mark.parametrize("layout", [5, "text", None, {}, {"a": {"b": 1}}, [1, 2], {"rows": "none"}, {"rows": [[1]]}])
-def test_ranks_of_any_layout_are_tolerated(tmp_path: Path, layout: Any) -> None:
-    checked(page(Run(tmp_path, rank=layout)))
+@pytest.mark.parametrize("layout", [
+    5, "text", None, {}, {"a": {"b": 1}}, [1, 2], {"rows": "none"}, {"rows": [[1]]},
+    {"rows": [{"score": [], "tau": 1}]},
+    [{"score": SHARED, "tau": 0.1}], {"rows": [{"score": SHARED, "tau": "high"}]},
+    {"other": [{"score": "a", "tau": 1}]},
+])  # fmt: skip
+def test_ranks_of_another_layout_are_left_out(tmp_path: Path, layout: Any) -> None:
+    assert "Does the supernet rank cells?" not in checked(page(Run(tmp_path, rank=layout))).headings
 
 
 @pytest.mark.parametrize("odd", [3, "text", [], [1], {"max_epochs": "many", "class_path": 5, "genotype": {}}, 10**400])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from supernet.benchmark import open_table
 from supernet.benchmark.tabulated import choose_column
-from supernet.errors import SupernetError, one_line
+from supernet.cli.command import command
+from supernet.errors import SupernetError
 from supernet.files import write_whole
 from supernet.report.page import page
 from supernet.report.place import Standing, standing
@@ -45,8 +46,4 @@ def _place(run: Run, path: Path, column: str | None) -> Standing | None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (SupernetError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command(main, sys.argv[1:]))

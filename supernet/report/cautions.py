@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from supernet.rank.figures import EFFECTIVE, SHARED
 from supernet.report.run import Run, finite, look
+from supernet.report.text import many
 from supernet.space import SKIP, is_connected
 
 _MAX_SKIPS = 3
@@ -24,7 +26,7 @@ def _unfinished(run: Run) -> Iterator[str]:
     if asked is not None and done is None:
         yield f"No epoch of {asked} has ended, as far as the files tell."
     elif asked is not None and done is not None and done < asked:
-        yield f"The run is not finished: {done} of {asked} epochs."
+        yield f"The run is not finished: {done:,} of {many(asked, 'epoch')}."
     if run.is_final and not run.result:
         yield "The final training has left no result: it was not finished, or not tested."
     options = look(run.config, "trainer")
@@ -53,7 +55,8 @@ def _training(run: Run) -> Iterator[str]:
     for part in ("network", "arch", "train"):
         skipped = run.curves.get(f"{part}/skipped_steps")
         if skipped is not None and (number := float(skipped.values[-1])) > 0:
-            yield f"{number:.0f} steps of {part} were skipped, since their loss or gradient was not finite."
+            steps, were = many(round(number), "step"), "was" if round(number) == 1 else "were"
+            yield f"{steps} of {part} {were} skipped, since the loss or the gradient was not finite."
     broken = [tag for tag, curve in run.curves.items() if not np.isfinite(curve.values).all()]
     if broken:
         more = f", and {len(broken) - 3} more" if len(broken) > 3 else ""
@@ -61,24 +64,21 @@ def _training(run: Run) -> Iterator[str]:
 
 
 def _rank(rank: Any) -> Iterator[str]:
-    """Whether shared parameters order cells worse than counting parameters does."""
-    scores: dict[str, float] = {}
-    for row in rank_rows(rank):
-        name = " ".join(str(value) for value in row.values() if isinstance(value, str)).lower()
-        tau = next((finite(row[key]) for key in ("tau", "kendall") if key in row), None)
-        if tau is not None:
-            scores.setdefault(next((kind for kind in ("shared", "supernet", "param") if kind in name), name), tau)
-    shared, counted = scores.get("shared", scores.get("supernet")), scores.get("param")
+    """Whether shared parameters order cells worse than counting the parameters that can reach the output does."""
+    taus = {row["score"]: finite(row["tau"]) for row in rank_rows(rank)}
+    shared, counted = taus.get(SHARED), taus.get(EFFECTIVE)
     if shared is not None and counted is not None and shared < counted:
         yield (
-            f"The supernet ranks cells worse (Kendall {shared:.2f}) than their number of parameters does"
-            f" ({counted:.2f}): what it says of cells adds nothing to counting."
+            f"The supernet ranks cells worse (Kendall {shared:.3f}) than their {EFFECTIVE} does ({counted:.3f}): what"
+            " it says of cells is less than counting does."
         )
 
 
 def rank_rows(rank: Any) -> list[Mapping[str, Any]]:
-    """The rows of a file of ranks: its ``rows``, or the longest list in it, or itself."""
-    if isinstance(rank, Mapping):
-        lists = [value for value in rank.values() if isinstance(value, list)]
-        rank = rank["rows"] if isinstance(rank.get("rows"), list) else max(lists, key=len, default=[rank])
-    return [row for row in rank if isinstance(row, Mapping)] if isinstance(rank, list) else []
+    """One row for each score, as ``python -m supernet.rank`` writes them; none of any other layout."""
+    rows = look(rank, "rows")
+    return [
+        row
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, Mapping) and isinstance(row.get("score"), str) and type(row.get("tau")) in (int, float)
+    ]

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from supernet.report.run import Curve, Run
-from supernet.report.text import clip, escape, figure
+from supernet.report.text import clip, escape, number
 
 Values = NDArray[np.floating]
 
@@ -81,9 +81,9 @@ def draw_panel(run: Run, panel: Panel) -> str:
         epochs = run.epochs(curve.steps)
         lines.append((name, *thin(curve.steps + 1.0 if epochs is None else epochs, panel.scale * curve.values)))
     ends = [
-        f'<span class="key"><i class="line{number}"></i>{escape(name) + " " if len(curves) > 1 else ""}'
+        f'<span class="key"><i class="line{place}"></i>{escape(name) + " " if len(curves) > 1 else ""}'
         f"<b>{_last(curve, panel)}</b></span>"
-        for number, (name, curve) in enumerate(curves)
+        for place, (name, curve) in enumerate(curves)
     ]
     title = clip(panel.title, 80)
     return (
@@ -92,7 +92,7 @@ def draw_panel(run: Run, panel: Panel) -> str:
 
 
 def _last(curve: Curve, panel: Panel) -> str:
-    return f"{figure(panel.scale * float(curve.values[-1]))}{panel.unit}"
+    return f"{number(panel.scale * float(curve.values[-1]))}{panel.unit}"
 
 
 def thin(x: Values, y: Values) -> tuple[Values, Values]:
@@ -134,16 +134,16 @@ def draw(lines: list[tuple[str, Values, Values]], label: str) -> str:
 
     parts = [
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{down(tick) + 3.5:.1f}" class="end">{figure(round(tick, 12))}</text>'
+        f'<text x="{LEFT - 6}" y="{down(tick) + 3.5:.1f}" class="end">{number(round(tick, 12))}</text>'
         for tick in y_ticks
     ]
-    parts += [f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" class="middle">{figure(tick)}</text>' for tick in x_ticks]
-    for number in reversed(range(len(lines))):  # the first lies on top
-        _, x, y = lines[number]
+    parts += [f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" class="middle">{number(tick)}</text>' for tick in x_ticks]
+    for place in reversed(range(len(lines))):  # the first lies on top
+        _, x, y = lines[place]
         points = [(across(float(a)), down(float(b))) if np.isfinite(b) else None for a, b in zip(x, y, strict=True)]
-        parts.append(f'<path class="line{number}" d="{_path(points)}"/>')
+        parts.append(f'<path class="line{place}" d="{_path(points)}"/>')
         if last := next((point for point in reversed(points) if point), None):
-            parts.append(f'<circle class="line{number}" cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="2.6"/>')
+            parts.append(f'<circle class="line{place}" cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="2.6"/>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 

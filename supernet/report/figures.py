@@ -87,6 +87,19 @@ def probabilities(run: Run) -> str:
         return inline(drawn, "heat", "Probabilities of all operations over time")
 
 
+def departures(run: Run) -> tuple[int, int] | None:
+    """On how many edges the cell has not the likeliest operation at the end of `history`, and the number of edges.
+
+    None if there is no cell or no history, or the cell is none of its space.
+    """
+    if run.cell is None or (found := history(run)) is None or run.cell not in found[0]:
+        return None
+    space, _, values = found
+    last = np.nan_to_num(values[:, :, -1])
+    own = last[np.arange(space.num_edges), space.choices(run.cell)]
+    return int((own < last.max(axis=1)).sum()), space.num_edges
+
+
 def scatter(standing: Standing) -> tuple[str, int]:
     """All cells of the table by cost and accuracy, with this one; and how many lie below the picture."""
     accuracies, macs, index = standing.accuracies, standing.macs, standing.cell.index

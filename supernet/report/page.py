@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shlex
 import time
 from collections.abc import Mapping
@@ -19,13 +18,13 @@ from supernet.genotype import Genotype
 from supernet.plot import sketch_cell
 from supernet.report.cautions import cautions, rank_rows
 from supernet.report.curves import draw_panel, panels
-from supernet.report.figures import cell_drawing, probabilities
+from supernet.report.figures import cell_drawing, departures, probabilities
+from supernet.report.landscape import accuracy, landscape
 from supernet.report.place import Standing
 from supernet.report.read import GENOTYPE
 from supernet.report.run import Run, finite, look
-from supernet.report.space import accuracy, space
 from supernet.report.style import STYLE
-from supernet.report.text import clip, duration, escape, figure, millions, moment, percent, table
+from supernet.report.text import clip, duration, escape, many, millions, moment, number, percent, table
 from supernet.space import SKIP
 
 _NOTHING_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -44,7 +43,8 @@ def page(run: Run, placed: Standing | None = None) -> str:
     curves, heat = _curves(run), _heat(run)  # they may find that something is missing
     body = [
         f'<p class="kind">{kind}</p><h1>{title}</h1><p class="facts">{_facts(run)}</p>',
-        _cautions(run), _tiles(run, placed), _cell(run), curves, heat, space(run, placed), _rank(run), _reproduce(run),
+        _cautions(run), _tiles(run, placed), _cell(run), curves, heat, landscape(run, placed), _rank(run),
+        _reproduce(run),
     ]  # fmt: skip
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -65,7 +65,7 @@ def _facts(run: Run) -> str:
     done, asked = run.epochs_done, run.epochs_asked
     facts = []
     if done is not None:
-        facts.append(f"{done:,} epochs" if asked in (None, done) else f"{done:,} of {asked:,} epochs")
+        facts.append(many(done, "epoch") if asked in (None, done) else f"{done:,} of {many(asked, 'epoch')}")
     if run.span is not None:
         facts.append(moment(run.span[0]))
     if (seconds := run.seconds) is not None:
@@ -95,8 +95,10 @@ def _tiles(run: Run, placed: Standing | None) -> str:
         if reached is not None:
             tiles.append((percent(reached), what, "validation images, shared parameters"))
     if placed is not None:
-        rank = f"rank {placed.place.rank:,} of {placed.num_known:,}"
-        tiles.append((accuracy(placed.place.accuracy), "tabulated accuracy", rank))
+        images = placed.column.meaning.partition(",")[0]
+        measure = {"valid": "validation"}.get(placed.column.measure, placed.column.measure)
+        told = f"{images} {measure}, rank {placed.place.rank:,} of {placed.num_known:,}"
+        tiles.append((accuracy(placed.place.accuracy), "tabulated accuracy", told))
     if run.cell is not None:
         if (size := _cost(run.cell, {})) is not None:
             tiles.append((millions(size.params), "parameters", "standard network, C=16, N=5"))
@@ -119,7 +121,11 @@ def _cell(run: Run) -> str:
             rows.append((f"{name}<br><small>{_size(network)}</small>", millions(size.params), millions(size.macs)))
     costs = table(("Network", "Parameters", "MACs"), rows) if rows else ""
     string = clip(run.cell, 5_000).replace("+|", "+<wbr>|")
-    facts = f"<p><code>{string}</code>.{index}</p><pre>{escape(sketch_cell(run.cell))}</pre>{costs}"
+    names = f"An edge is written target&lt;-source; node 0 is the input, node {run.cell.num_nodes - 1} the output."
+    facts = (
+        f"<p><code>{string}</code>.{index}</p><pre>{escape(sketch_cell(run.cell))}</pre>"
+        f'<p class="note">{names}</p>{costs}'
+    )
     return _section("The cell", f'<div class="two"><figure>{cell_drawing(run.cell)}</figure><div>{facts}</div></div>')
 
 
@@ -167,7 +173,20 @@ def _heat(run: Run) -> str:
         run.missing.append(f"The probabilities over time are not drawn: {error}.")
         return ""
     note = '<p class="note">One row for each operation of each edge, written target&lt;-source.</p>'
-    return _section("What the search held likely", f'{note}<div class="scroll">{drawn}</div>' if drawn else "")
+    body = f'{note}<div class="scroll">{drawn}</div>{_departures(run)}' if drawn else ""
+    return _section("What the search held likely", body)
+
+
+def _departures(run: Run) -> str:
+    others, edges = departures(run) or (0, 0)
+    if not others:
+        return ""
+    return (
+        f'<p class="note">On {others} of {many(edges, "edge")} the cell has another operation than the one that was'
+        " likeliest at the end. This may be because cells were compared with shared parameters, because"
+        " <code>none</code> was left out, because the likeliest cell was not connected, or because an earlier cell was"
+        " kept.</p>"
+    )
 
 
 def _rank(run: Run) -> str:
@@ -178,20 +197,16 @@ def _rank(run: Run) -> str:
     rows = rank_rows(run.rank)[:_MAX_RANK_ROWS]
     plain = (key for row in rows for key, value in row.items() if not isinstance(value, list | dict))
     names = [*dict.fromkeys(plain)][:_MAX_RANK_COLUMNS]
-    figures = ""
-    if names:
-        body = [[_value(row.get(name)) for name in names] for row in rows]
-        figures = table([clip(name, 40).replace("_", " ") for name in names], body)
-    elif run.rank is not None:
-        figures = f"<pre>{clip(json.dumps(run.rank, indent=2), 5_000)}</pre>"
+    body = [[_value(row.get(name)) for name in names] for row in rows]
+    shown = picture + (table([clip(name, 40).replace("_", " ") for name in names], body) if rows else "")
     meaning = look(run.rank, "meaning")
     note = f'<p class="note">Held to: {clip(meaning, 300)}.</p>' if isinstance(meaning, str) else ""
-    return _section("Does the supernet rank cells?", note + picture + figures if picture or figures else "")
+    return _section("Does the supernet rank cells?", note + shown if shown else "")
 
 
 def _value(value: Any) -> str:
-    number = finite(value)
-    return clip("" if value is None else value, 80) if number is None else figure(number)
+    told = finite(value)
+    return clip("" if value is None else value, 80) if told is None else number(told)
 
 
 def _reproduce(run: Run) -> str:

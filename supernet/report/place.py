@@ -14,7 +14,7 @@ from supernet.ranking import expected_pick, pareto_front
 from supernet.space import CellSpace
 
 NUM_DRAWN = 100
-"""Random cells whose best one a search has to beat."""
+"""Random cells whose best one a search has to beat; where fewer are known, it is as many as these."""
 
 
 class Neighbour(NamedTuple):
@@ -37,8 +37,10 @@ class Standing(NamedTuple):
     """Of all cells, how many are worse; 0 to 1."""
     best: Genotype
     best_place: Place
+    num_drawn: int
+    """Cells drawn at random."""
     random_best: float
-    """Expected best of 100 cells drawn at random, in percent."""
+    """Expected best of them, in percent."""
     macs: Figures
     """Of all cells, in millions, by official index."""
     accuracies: Figures
@@ -62,10 +64,10 @@ def standing(table: TabularBenchmark, column: Column, cell: Genotype) -> Standin
     place, accuracies = table.place(cell, column), table.values(column)
     known = accuracies[~np.isnan(accuracies)]
     costs = [table.cost(Genotype.from_index(index), column.dataset).macs for index in range(NUM_CELLS)]
-    macs, best = np.array(costs) / 1e6, table.best(column)
+    macs, best, num_drawn = np.array(costs) / 1e6, table.best(column), min(NUM_DRAWN, len(known))
     return Standing(
         column, table.source, cell, place, float(np.mean(known < place.accuracy)), best, table.place(best, column),
-        expected_pick(known, known, min(NUM_DRAWN, len(known))), macs, accuracies, pareto_front(macs, accuracies),
+        num_drawn, expected_pick(known, known, num_drawn), macs, accuracies, pareto_front(macs, accuracies),
         _neighbours(table, column, cell),
     )  # fmt: skip
 

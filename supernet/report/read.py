@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from supernet.genotype import Genotype
 from supernet.report.run import Curve, Run, look
 
 GENOTYPE, RESULT, RANK = "genotype.json", "result.json", "rank"
-_EVENTS = "events.out.tfevents.*"
+_EVENTS, _OF_RANK = "events.out.tfevents.*", ".rank"
+"""Files of events, and how those end that ``python -m supernet.rank`` leaves beside the ones of the run."""
+_MOST_NAMED = 5
 _MAX_EVENT_BYTES, _MAX_POINTS, _MAX_CURVES, _MAX_NAME = 2**29, 100_000, 5_000, 200
 _MAX_PICTURE = 2**23
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -32,18 +35,37 @@ def find_run(path: Path) -> Path:
     """
     folder = path.parent if path.is_file() else path
     folder = folder.parent if folder.name == "checkpoints" else folder
-    if not _is_run(folder):
+    if not _is_run(folder) and not path.is_file():
         folder = max(runs(folder), default=(0, folder))[1]
     if not _is_run(folder):
-        raise SupernetError(
-            f"{path} holds no run: neither {CONFIG} nor {GENOTYPE}, {RESULT} or TensorBoard's events; pass the folder"
-            " that train.py or derive.py wrote, as logs/gdas_digits/version_0"
-        )
+        raise SupernetError(_no_run(path, folder))
     return folder
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONFIG, GENOTYPE, RESULT)) or any(folder.glob(_EVENTS))
+    return any((folder / name).is_file() for name in (CONFIG, GENOTYPE, RESULT)) or bool(_events(folder))
+
+
+def _events(folder: Path) -> list[Path]:
+    """The files of events of a run itself, in the order in which they were begun."""
+    return sorted(file for file in folder.glob(_EVENTS) if file.suffix != _OF_RANK)
+
+
+def _no_run(path: Path, folder: Path) -> str:
+    """Why a folder, taken for that of a path, is none of a run."""
+    wanted = "pass the folder that train.py or derive.py wrote, as logs/gdas_digits/version_0"
+    parts = f"{CONFIG}, {GENOTYPE}, {RESULT} and TensorBoard's events"
+    if not path.exists():
+        return f"there is no {path}; {wanted}"
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        return f"{folder} holds a checkpoint only: {parts} are missing; {wanted}"
+    if path.is_file():
+        return f"{path} is a file, and it lies in no folder of a run: {parts} are missing there; {wanted}"
+    newest = (max(runs(child), default=(0, child))[1] for child in sorted(folder.glob("*")) if child.is_dir())
+    if deeper := [child for child in newest if _is_run(child)]:
+        more = f" and {len(deeper) - _MOST_NAMED} more" if len(deeper) > _MOST_NAMED else ""
+        return f"{path} is no run, but holds runs: {', '.join(map(str, deeper[:_MOST_NAMED]))}{more}; pass one of them"
+    return f"{path} holds no run: {parts} are missing; {wanted}"
 
 
 def read_run(folder: Path) -> Run:
@@ -100,7 +122,7 @@ def _read_object(run: Run, path: Path) -> dict[str, Any]:
 
 
 def _read_events(run: Run) -> None:
-    files = sorted(run.folder.glob(_EVENTS))
+    files = _events(run.folder)
     if not files:
         run.missing.append("There are no TensorBoard events: no curves, and no dates.")
         return
@@ -117,10 +139,13 @@ def _read_events(run: Run) -> None:
             "compressedHistograms": 1,
             "audio": 1,
         }
-        accumulator = EventAccumulator(str(run.folder), size_guidance=kept)
-        accumulator.Reload()
+        with tempfile.TemporaryDirectory() as only:  # TensorBoard reads all files of a folder, or one
+            for file in files:
+                (Path(only) / file.name).symlink_to(file.resolve())
+            accumulator = EventAccumulator(only, size_guidance=kept)
+            accumulator.Reload()
         for tag in accumulator.Tags()["scalars"][:_MAX_CURVES]:
-            if len(tag) <= _MAX_NAME:
+            if len(tag) <= _MAX_NAME and not tag.startswith("rank/"):
                 run.curves[tag] = _curve(accumulator.Scalars(tag))
     except Exception as error:  # TensorBoard says what it cannot read by many of them
         run.missing.append(f"TensorBoard's events cannot be read to their end ({_reason(error)}).")
@@ -146,7 +171,7 @@ def _read_rank(run: Run) -> None:
             run.rank = json.loads(read_regular(folder / "rank.json", MAX_BYTES))
         except (OSError, ValueError, RecursionError) as error:
             run.missing.append(f"The ranks cannot be read ({_reason(error)}).")
-    if (folder / "rank.png").exists():
+    if look(run.rank, "picture") == "rank.png":  # another one is of an earlier comparison
         try:
             picture = read_regular(folder / "rank.png", _MAX_PICTURE)
         except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from html import escape
 MINUS, KEPT = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 """A sign as long as a plus, and a space that no line ends at."""
 
-__all__ = ["MINUS", "clip", "duration", "escape", "figure", "millions", "moment", "percent", "table"]
+__all__ = ["MINUS", "clip", "duration", "escape", "many", "millions", "moment", "number", "percent", "table"]
 
 
 def clip(text: object, most: int = 200) -> str:
@@ -19,10 +19,19 @@ def clip(text: object, most: int = 200) -> str:
     return escape(shown if len(shown) <= most else shown[: most - 1] + "…")
 
 
-def figure(value: float) -> str:
+def many(count: int, thing: str) -> str:
+    """How many there are of a thing.
+
+    >>> many(1, "epoch"), many(1_200, "epoch")
+    ('1 epoch', '1,200 epochs')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def number(value: float) -> str:
     """A number as short as its use allows: four digits that count, thousands set apart.
 
-    >>> [figure(value) for value in (0.0, 0.0139, 4.0, 12_345.6, 30_802_000.0, float("nan"))]
+    >>> [number(value) for value in (0.0, 0.0139, 4.0, 12_345.6, 30_802_000.0, float("nan"))]
     ['0', '0.0139', '4', '12,346', '30.8 M', 'nan']
     """
     size = abs(value)
@@ -46,13 +55,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}{KEPT}%".replace("-", MINUS)
 
 
-def millions(number: float) -> str:
+def millions(count: float) -> str:
     """A number of parameters or operations, in millions.
 
     >>> millions(30_802), millions(78_560_000)
     ('0.031 M', '78.56 M')
     """
-    return f"{number / 1e6:.3f} M" if number < 1e7 else f"{number / 1e6:,.2f} M"
+    return f"{count / 1e6:.3f} M" if count < 1e7 else f"{count / 1e6:,.2f} M"
 
 
 def duration(seconds: float) -> str:

@@ -8,14 +8,14 @@ import numpy as np
 
 from supernet.plot import OP_COLOURS
 from supernet.report.figures import scatter
-from supernet.report.place import NUM_DRAWN, Standing
+from supernet.report.place import Standing
 from supernet.report.run import Run
-from supernet.report.text import clip, escape, percent, table
+from supernet.report.text import clip, escape, many, percent, table
 
 _MOST_NEIGHBOURS = 8
 
 
-def space(run: Run, placed: Standing | None) -> str:
+def landscape(run: Run, placed: Standing | None) -> str:
     """Rank, regret, picture and neighbours of the cell; without a table, how to get them."""
     title = "<h2>Where the cell lies among all cells</h2>"
     if placed is None:
@@ -45,7 +45,7 @@ def _told(run: Run, placed: Standing) -> str:
     return (
         f"<p>The cell reaches <b>{accuracy(place.accuracy)}</b>: <b>rank {place.rank:,}</b> of {placed.num_known:,},"
         f" better than {percent(placed.share_below)} of all cells, and {place.regret:.2f} points below the best one."
-        f" That is {abs(ahead):.2f} points {than} the expected best of {NUM_DRAWN} random cells."
+        f" That is {abs(ahead):.2f} points {than} the expected best of {many(placed.num_drawn, 'random cell')}."
         f" {front}: the best cell that costs no more reaches {accuracy(cheap)}.</p>"
         f'<p class="note">{escape(column.meaning)}; mean over seeds.{elsewhere}'
         f" Table: {clip(Path(placed.source).name, 80)}, column {column}.</p>"
@@ -57,14 +57,14 @@ def _picture(placed: Standing) -> str:
     keys = (
         ("mine", "this cell", placed.place.accuracy),
         ("best", f"best cell, index {placed.best.index:,}", placed.best_place.accuracy),
-        ("random", f"expected best of {NUM_DRAWN} random cells", placed.random_best),
-        ("front", f"Pareto front, {len(placed.front)} cells", None),
+        ("random", f"expected best of {many(placed.num_drawn, 'random cell')}", placed.random_best),
+        ("front", f"Pareto front, {many(len(placed.front), 'cell')}", None),
     )
     legend = "".join(
         f'<span class="key"><i class="{kind}"></i>{name}{"" if value is None else f" <b>{accuracy(value)}</b>"}</span>'
         for kind, name, value in keys
     )
-    left_out = f" {below:,} cells lie below the picture." if below else ""
+    left_out = f" {many(below, 'cell')} {'lies' if below == 1 else 'lie'} below the picture." if below else ""
     return (
         f'<figure><div class="legend">{legend}</div><div class="scroll">{drawn}</div><figcaption class="note">Every'
         f" dot is a cell; dots of equal cost are spread a little.{left_out}</figcaption></figure>"
@@ -86,9 +86,10 @@ def _neighbours(placed: Standing) -> str:
         for each in better[:_MOST_NEIGHBOURS]
     ]
     first = f", the best {len(rows)} of them" if len(better) > len(rows) else ""
+    are = "is" if len(better) == 1 else "are"
     return (
-        f"<p>{len(better)} of its {len(placed.neighbours)} neighbours, which differ on one edge, are better{first}:</p>"
-        + table(("Edge", "Change", "Accuracy", "Points", "Rank"), rows, 2)
+        f"<p>{len(better)} of its {many(len(placed.neighbours), 'neighbour')}, which differ on one edge, {are}"
+        f" better{first}:</p>" + table(("Edge", "Change", "Accuracy", "Points", "Rank"), rows, 2)
     )
 
 
