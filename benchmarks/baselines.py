@@ -47,7 +47,7 @@ def baselines(table: TabularBenchmark) -> dict[str, Any]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """Markdown of what `baselines` found."""
+    """What `baselines` found, in aligned columns."""
     best = found["best"]
     return (
         f"{COLUMN.meaning}\n\n{as_text(found['rows'])}\n\n"
