@@ -250,3 +250,65 @@ def test_show_tells_columns_and_cells(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_all_published_data_sets_are_there() -> None:
     assert {name for name, _, _ in PUBLISHED.values()} == set(SETS)
+
+
+def test_a_repeat_is_one_seed_in_all_figures_of_a_training(tmp_path: Path) -> None:
+    """The second training has no test accuracy: its place stays empty, and the third does not move up."""
+    record = cell(0)
+    results = record["200"]["all_results"]
+    accuracies = results["cifar10-valid", 888]["eval_acc1es"]
+    for key in [key for key in accuracies if key.startswith("ori-test@")]:
+        del accuracies[key]
+    source = folder(tmp_path / "archive", [])
+    (source / "000000.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(record, 4)))
+    table = convert(source, tmp_path / "table.npz", "--jobs", "1")
+    first = Genotype.from_index(0)
+    for number, seed in enumerate((777, 888, 999)):
+        accuracies = results["cifar10-valid", seed]["eval_acc1es"]
+        assert table.value(first, Column.parse("cifar10_25k_valid_200"), number) == float(accuracies["x-valid@199"])
+        if seed != 888:
+            assert table.value(first, Column.parse("cifar10_25k_test_200"), number) == float(accuracies["ori-test@199"])
+    with pytest.raises(SupernetError, match="repeat=1"):
+        table.value(first, Column.parse("cifar10_25k_test_200"), 1)
+
+
+def doubled(times: int) -> Any:
+    value: Any = ()
+    for _ in range(times):
+        value = (value, value)
+    return value
+
+
+def nested(times: int) -> Any:
+    value: Any = ()
+    for _ in range(times):
+        value = (value,)
+    return value
+
+
+@pytest.mark.parametrize("made", [lambda: doubled(60), lambda: nested(400)], ids=["doubled", "nested"])
+@pytest.mark.parametrize("where", ["arch_str", "epochs", "seed"])
+def test_what_is_no_plain_value_is_not_looked_at(tmp_path: Path, where: str, made: Callable[[], Any]) -> None:
+    """To compare it, or to print it, would take for ever."""
+    record, value = cell(0), made()
+    if where == "arch_str":
+        record["200"]["arch_str"] = value
+    else:
+        key, training = next(iter(record["200"]["all_results"].items()))
+        if where == "epochs":
+            training["epochs"] = value
+        else:
+            record["200"]["all_results"] = {(key[0], "x"): training}
+    source = folder(tmp_path / "archive", [])
+    (source / "000000.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(record, 4)))
+    with pytest.raises(SupernetError, match=r"it has (tuple|str) where (str|int) belongs"):
+        main(["convert", str(source), "--out", str(tmp_path / "table.npz"), "--jobs", "1"])
+
+
+def test_a_budget_that_is_told_twice_is_refused(tmp_path: Path) -> None:
+    record = cell(0)
+    record["full"] = record["200"]
+    source = folder(tmp_path / "archive", [])
+    (source / "000000.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(record, 4)))
+    with pytest.raises(SupernetError, match="one budget twice"):
+        main(["convert", str(source), "--out", str(tmp_path / "table.npz"), "--jobs", "1"])

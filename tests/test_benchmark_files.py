@@ -282,3 +282,12 @@ def test_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.Monkey
     for use in (lambda: open_table(path), lambda: write_table(path, table)):
         with pytest.raises(SupernetError, match=r"pip install 'supernet\[parquet\]'"):
             use()
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv", "parquet"])
+def test_equal_cells_stay_equal_where_accuracies_are_thirds(tmp_path: Path, ending: str) -> None:
+    figures = np.full((NUM_CELLS, 3), 0.0)
+    figures[:3] = np.array([[1000, 1001, 1002], [1001, 1001, 1001], [1000, 1000, 1003]]) / 30
+    path = tmp_path / f"table.{ending}"
+    write_table(path, TabularBenchmark({str(TEST): figures}))
+    assert [open_table(path).place(Genotype.from_index(index), TEST).rank for index in range(3)] == [1, 1, 1]

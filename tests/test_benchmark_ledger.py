@@ -83,3 +83,18 @@ def test_mistakes_are_told() -> None:
         Ledger(train, max_cells=-1)
     with pytest.raises(SupernetError, match="no cell was asked for yet"):
         _ = Ledger(train).best
+
+
+def test_rounding_takes_nothing_off_a_budget_and_a_spent_one_asks_for_nothing() -> None:
+    asked = []
+
+    def ask(cell: int) -> Answer:
+        asked.append(cell)
+        return Answer(50, 0.1, 1)
+
+    ledger = Ledger(ask, max_seconds=0.3, max_cells=3)
+    for cell in range(3):  # 0.1 + 0.1 + 0.1 is more than 0.3 if it is added up one by one
+        ledger(cell)
+    with pytest.raises(BudgetError):
+        ledger(3)
+    assert asked == [0, 1, 2]

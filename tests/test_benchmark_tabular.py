@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,3 +180,31 @@ def test_published_costs() -> None:
     for row in names:
         cost = table.cost(Genotype.from_index(int(row["index"])))
         assert cost == (round(row["params_m"] * 1e6), round(row["macs_m"] * 1e6))
+
+
+def test_nobody_can_change_a_table_by_what_it_hands_out() -> None:
+    table = TabularBenchmark({str(TEST): filled(np.array([[90.0, 91.0]])), str(VALID): np.full(NUM_CELLS, 80.0)})
+    for figures in (table.values(TEST), table.figures(TEST), table.values(VALID)):
+        with pytest.raises(ValueError, match="read-only"):
+            figures.sort()
+
+
+def test_the_cost_of_a_training_where_not_all_times_are_known() -> None:
+    """Times that are means belong to every training; one whose time is missing has no cost, and no part in a mean."""
+    figures = {str(VALID): [10.0, 20, 30], str(SECONDS): [100.0, 1000, 1000], str(PASS): [1.0, np.nan, np.nan]}
+    table = TabularBenchmark({name: np.tile(row, (NUM_CELLS, 1)) for name, row in figures.items()})
+    assert table.trained(CELL) == (20, 101, 200)
+    assert table.trained(CELL, repeat=0) == (10, 101, 200)
+    assert np.isnan(table.trained(CELL, repeat=1).seconds)
+    means = {name: np.full(NUM_CELLS, seconds) for name, seconds in ((str(SECONDS), 50.0), (str(PASS), 2.0))}
+    table = TabularBenchmark({str(VALID): np.tile(figures[str(VALID)], (NUM_CELLS, 1)), **means})
+    assert table.trained(CELL, repeat=2) == (30, 52, 200)
+    assert table.trained(CELL, repeat=random.Random(0)).seconds == 52
+
+
+@pytest.mark.parametrize("repeat", ["max", None, 1.0, True, -1, 3])
+def test_what_names_no_training_is_refused(repeat: Any) -> None:
+    table = TabularBenchmark({str(TEST): np.zeros((NUM_CELLS, 3))})
+    with pytest.raises(SupernetError, match=r"the number of a training of cifar10_50k_test_200, 0 to 2, got"):
+        table.accuracy(CELL, repeat=repeat)
+    assert table.accuracy(CELL, repeat=np.int64(1)) == 0

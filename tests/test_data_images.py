@@ -615,3 +615,10 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     two_classes(tmp_path, 5)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     assert describe("folder", tmp_path, 8).num_classes == 2
+
+
+def test_images_that_come_class_by_class_are_mixed_in_both_halves() -> None:
+    labels = [number // 100 for number in range(1_000)]
+    for half in halves(1_000, by_class=True):
+        assert len({labels[position] for position in half[:50]}) >= 8
+    assert [sorted(half) for half in halves(1_000, by_class=True)] == [*halves(1_000)]

@@ -69,7 +69,6 @@ class Ledger(Generic[Cell]):
         self.queries: list[Query[Cell]] = []
         """The trainings that were charged, in order."""
         self._known: dict[Hashable, float] = {}
-        self._spent: list[float] = []  # summed up anew each time, or rounding would pile up
 
     @property
     def num_cells(self) -> int:
@@ -102,10 +101,8 @@ class Ledger(Generic[Cell]):
         answer = self.ask(cell)
         if math.isnan(answer.seconds) and self.max_seconds < math.inf:
             raise SupernetError("this table does not tell how long a training takes; give a budget in max_cells")
-        self._spent.append(answer.seconds)
-        seconds = math.fsum(self._spent)
-        if seconds > self.max_seconds:
-            self._spent.pop()
+        seconds = self.seconds + answer.seconds
+        if seconds > self.max_seconds * (1 + 1e-9):  # sums are rounded
             raise BudgetError(
                 f"the budget of {self.max_seconds:,.0f} s is spent: {self.num_cells:,} trainings took"
                 f" {self.seconds:,.0f} s, and the next takes {answer.seconds:,.0f} s"
