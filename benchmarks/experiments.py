@@ -187,8 +187,8 @@ RANK = Experiment(
     needs=("cifar10", "table"),
     notes=(
         "The bar is the effective parameter count, which needs no network and no image. After so short a training all"
-        " cells lie within a few points of one another, and 256 images tell an accuracy to three points: this is as much"
-        " the noise of the images as the supernet."
+        " cells lie within a few points of one another, and 256 images tell an accuracy to three points: this is as"
+        " much the noise of the images as the supernet."
     ),
 )
 
