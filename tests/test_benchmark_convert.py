@@ -242,7 +242,7 @@ def test_show_tells_columns_and_cells(tmp_path: Path, capsys: pytest.CaptureFixt
     main(["show", str(tmp_path / "table.npz"), str(Genotype.from_index(6111))])
     assert capsys.readouterr().out == by_index
     assert "1.073 M parameters" in by_index
-    assert "rank 1 of 15,625" in by_index
+    assert "rank 1 of 2" in by_index
     for argument in ("15625", "|none~0|"):
         with pytest.raises(SupernetError):
             main(["show", str(tmp_path / "table.npz"), argument])

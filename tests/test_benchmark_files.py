@@ -172,7 +172,7 @@ def test_numpy_reads_and_writes_it_as_well(tmp_path: Path) -> None:
     table = TabularBenchmark({str(TEST): figures}, "made up")
     write_table(tmp_path / "ours.npz", table)
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as read:
-        assert read[str(TEST)].dtype == np.float32
+        assert read[str(TEST)].dtype == np.float64
         np.testing.assert_allclose(read[str(TEST)], figures, rtol=1e-7)
         assert json.loads(read["about"].tobytes())["source"] == "made up"
     np.savez(tmp_path / "theirs.npz", allow_pickle=False, **{str(TEST): figures})

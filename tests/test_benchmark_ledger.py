@@ -38,7 +38,7 @@ def test_what_is_spent_is_what_was_charged(
         if alike and not again:
             assert ledger(cell) == train(alike[0]).accuracy
         elif over:
-            with pytest.raises(BudgetError, match="the budget of .* is spent"):
+            with pytest.raises(BudgetError, match=r"the budget of .* is spent"):
                 ledger(cell)
         else:
             assert ledger(cell) == train(cell).accuracy

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +116,10 @@ def test_links_and_named_files_exist() -> None:
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^python -m (supernet\..*)", "\n".join(COMMANDS), re.M))))
 def test_every_other_command_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, *arguments = shlex.split(command)
-    loaded = importlib.import_module(module)
-    if not hasattr(loaded, "main"):
-        loaded = importlib.import_module(f"{module}.__main__")
+    spec = find_spec(module)
+    inner = ("__main__", "command") if spec and spec.submodule_search_locations else ()
+    places = [module, *(f"{module}.{name}" for name in inner)]
+    loaded = next(found for found in map(importlib.import_module, places) if hasattr(found, "main"))
     with pytest.raises(SystemExit) as stop:
         loaded.main([*arguments, "--help"])
     assert stop.value.code == 0

@@ -58,6 +58,8 @@ def read_cell(index: int, record: Any) -> list[Figure]:
     """
     try:
         figures: list[Figure] = []
+        if type(record) is not dict:
+            raise TypeError(type(record).__name__)
         names = [name for name in _BUDGETS if name in record]
         if len({_BUDGETS[name] for name in names}) < len(names):
             raise ValueError("it tells one budget twice")
