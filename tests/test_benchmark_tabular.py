@@ -207,4 +207,4 @@ def test_what_names_no_training_is_refused(repeat: Any) -> None:
     table = TabularBenchmark({str(TEST): np.zeros((NUM_CELLS, 3))})
     with pytest.raises(SupernetError, match=r"the number of a training of cifar10_50k_test_200, 0 to 2, got"):
         table.accuracy(CELL, repeat=repeat)
-    assert table.accuracy(CELL, repeat=np.int64(1)) == 0
+    assert table.accuracy(CELL, repeat=np.int64(1)) == 0  # type: ignore[arg-type]
