@@ -55,7 +55,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(target)
     except OSError as error:
-        remedy = ": make room, then repeat the command (with --resume if it has it)" if error.errno in FULL else ""
+        remedy = ": make room, then repeat the command, with --resume if it has one" if error.errno in FULL else ""
         raise SupernetError(
             f"cannot write {target} ({error.strerror or error}); what was there before is intact{remedy}"
         ) from error

@@ -197,7 +197,7 @@ def test_terms_from_yaml_are_those_of_the_command_line(
             "Shrink has no option num_lft; did you mean 'num_left'?",
         ),
         (["--model.terms+=supernet.strategies.DARTS"], "cannot be used: it is no SearchTerm"),
-        (["--model.terms+=mine.Own"], "--model.terms mine.Own cannot be used: No module named 'mine'"),
+        (["--model.terms+=nobodys.Own"], "--model.terms nobodys.Own cannot be used: No module named 'nobodys'"),
         (["--model.derivation", "TopJ"], "unknown way to derive a cell 'TopJ': did you mean 'TopK'? (known: "),
         (["--model.search", "RandomSearch", "--model.terms+=BetaDecay"], "BetaDecay needs a strategy with logits"),
         (["--model.search", "RandomSearch", "--model.derivation", "TopK"], "BestOf and Evolution compare them"),
