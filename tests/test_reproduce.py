@@ -65,6 +65,7 @@ def dice(tmp_path: Path) -> Experiment:
     return Experiment("dice", "two dice", (step, step), figures, 0.1, seeds=(3, 5, 7))
 
 
+@pytest.mark.long
 def test_a_search_is_recorded_and_found_again_in_every_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = (
         Figure("accuracy", "logs/gdas_digits/version_0/genotype.json", ("provenance", "metrics", "val/loss")),

@@ -318,6 +318,7 @@ def test_the_search_command_tells_what_its_cell_reaches_and_goes_on_with_a_run_w
     assert told["rank"] == 1 + (cell.index or 0)  # the short column is the other way round
 
 
+@pytest.mark.long
 def test_a_run_begun_without_a_table_and_killed_goes_on_with_one_as_the_same_run(tmp_path: Path, table: str) -> None:
     small = ["--model.channels", "2", "--model.num_cells", "1", "--trainer.limit_train_batches", "4"]
     args = [*small, "--trainer.max_epochs", "3", "--model.score_images", "64"]
