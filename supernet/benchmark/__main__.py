@@ -17,7 +17,7 @@ from supernet.benchmark.archives import Watch, cell_files, read_file, read_folde
 from supernet.benchmark.compact import CompactColumns
 from supernet.benchmark.files import check_ending, open_table, write_table
 from supernet.benchmark.tabular import NUM_CELLS, TabularBenchmark
-from supernet.errors import SupernetError, one_line
+from supernet.errors import SupernetError, one_line, run
 from supernet.genotype import Genotype
 
 _SECONDS_BETWEEN = 30
@@ -153,8 +153,4 @@ def _num_processors() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (SupernetError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run(main, sys.argv[1:]))

@@ -11,6 +11,7 @@ import torch
 
 from supernet.cli.archive import check_archive
 from supernet.cli.configuration import check_named_files
+from supernet.data import SearchData
 from supernet.errors import SupernetError
 from supernet.genotype import Genotype
 from supernet.module import CHECKPOINT_KEY, SearchModule
@@ -70,6 +71,18 @@ _DATA_OPTIONS: dict[str, tuple[type, ...]] = {
     "image_size": (int, type(None)),
 }
 """Options of the images of a search, and their types."""
+
+
+def search_images(path: str, checkpoint: dict[str, Any], **others: Any) -> SearchData:
+    """The images of the search of a checkpoint that `read_checkpoint` has read; ``others`` replace its options.
+
+    Raises:
+        SupernetError: the checkpoint does not say which images these are, or there are none such.
+    """
+    searched = checkpoint["datamodule_hyper_parameters"]
+    if "name" not in searched:
+        raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
+    return SearchData(**{name: value for name, value in searched.items() if not name.startswith("_")} | others)
 
 
 def build_search(path: str, checkpoint: dict[str, Any]) -> SearchModule:

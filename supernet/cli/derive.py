@@ -15,12 +15,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from supernet.benchmark.tabulated import Tabulated
 from supernet.cli.base import CommandLine, describe_cell
-from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype
+from supernet.cli.checkpoint import build_search, read_checkpoint, recorded_genotype, search_images
 from supernet.cli.command import command
 from supernet.cli.protocol import beside_the_table, trained
 from supernet.cli.table import open_tabulated
 from supernet.cost import cost
-from supernet.data import RetrainData, SearchData
+from supernet.data import RetrainData
 from supernet.derivation import TopK
 from supernet.errors import SupernetError
 from supernet.files import write_whole
@@ -132,10 +132,7 @@ class DeriveCommand(CommandLine):
             module.derivation.bind(module.search)
         if self.config.exclude_none is not None:
             (module.derivation or module.search).exclude_none = self.config.exclude_none
-        if "name" not in checkpoint["datamodule_hyper_parameters"]:
-            raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
-        searched = {k: v for k, v in checkpoint["datamodule_hyper_parameters"].items() if not k.startswith("_")}
-        data = SearchData(**{**searched, **{name: self.config.data[name] for name in ("root", "download")}})
+        data = search_images(path, checkpoint, **{name: self.config.data[name] for name in ("root", "download")})
         options: dict[str, Any] = {name: self.config.trainer[name] for name in ("accelerator", "precision")}
         options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         metrics = Trainer(**options, devices=1).validate(module, datamodule=data, verbose=False)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supernet.cli.checkpoint import build_search, progress, read_checkpoint
-from supernet.data import ImageSet, SearchData
-from supernet.errors import SupernetError
+from supernet.cli.checkpoint import build_search, progress, read_checkpoint, search_images
+from supernet.data import ImageSet
 from supernet.network import Supernet
 
 
@@ -60,18 +59,14 @@ def open_search(
         SupernetError: it is no such checkpoint, or there are no such images.
     """
     checkpoint = read_checkpoint(str(path))
-    searched = checkpoint["datamodule_hyper_parameters"]
-    if "name" not in searched:
-        raise SupernetError(f"{path} does not say on which images it searched; it was not written by train.py")
+    asked = {"root": root, "eval_batch_size": batch_size, "download": False}
+    data = search_images(str(path), checkpoint, **{name: value for name, value in asked.items() if value is not None})
     module = build_search(str(path), checkpoint)
     step, _ = progress(checkpoint)
     epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     supernet = module.supernet.to(device).requires_grad_(False)
     if recalibration_images is None:
         recalibration_images = int(module.hparams["recalibration_images"])
-    options = {name: value for name, value in searched.items() if not name.startswith("_")}
-    asked = {"root": root, "eval_batch_size": batch_size, "download": False}
-    data = SearchData(**{**options, **{name: value for name, value in asked.items() if value is not None}})
     data.setup()
     for name, limit in {"val": num_images, "train": recalibration_images}.items():
         images, labels = data.sets[name]
